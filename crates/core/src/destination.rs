@@ -1,0 +1,150 @@
+//! Where rows go to.
+
+use arrow_schema::Field;
+use async_trait::async_trait;
+
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::guarantee::DestinationDelivery;
+use crate::plan::{Plan, TablePlan, WriteMode};
+use crate::source::Partition;
+use crate::state::{Checkpoint, Fence, StateStore};
+use crate::table::{SchemaChange, Table, TableName};
+
+/// What a destination can do. Plain data: the engine decides from it, the documentation shows it.
+#[derive(Debug, Clone)]
+pub struct Capabilities {
+    /// The write modes it supports; others are refused by the plan.
+    pub write_modes: &'static [WriteMode],
+    /// Why the other write modes are not there: one sentence for the plan's refusal.
+    pub write_modes_note: &'static str,
+    /// Whether rows and cursors become durable in one step.
+    pub delivery: DestinationDelivery,
+    /// The longest name of a table or column, in bytes.
+    pub identifier_bytes_max: usize,
+    /// How many writers may be at work at once; further partitions wait.
+    pub writers_max: usize,
+    /// Whether names that differ only in case are different names.
+    pub case_sensitive_names: bool,
+}
+
+/// A table that exists at the destination.
+#[derive(Debug, Clone)]
+pub struct ExistingTable {
+    /// Its columns and primary key, as a source over the same system would discover them.
+    pub table: Table,
+    /// What tells it from another table of the same name made later (`pg_class.oid`).
+    pub identity: Option<String>,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Rows added or changed.
+    pub written: u64,
+    /// Rows that were there already, value for value, or were older than what was there.
+    pub unchanged: u64,
+    /// Rows removed.
+    pub deleted: u64,
+}
+
+impl std::ops::AddAssign for Committed {
+    fn add_assign(&mut self, other: Self) {
+        self.written += other.written;
+        self.unchanged += other.unchanged;
+        self.deleted += other.deleted;
+    }
+}
+
+/// A system that rows are written to. One instance serves one run.
+///
+/// Methods may be called concurrently.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// What it can do. Constant for an instance.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether the system can be reached and written. Leaves nothing behind.
+    ///
+    /// # Errors
+    /// `Config` for wrong credentials, missing rights or a read-only system, `Transient` when it
+    /// cannot be reached.
+    async fn check(&self) -> Result<()>;
+
+    /// The name under which a source table is written when the user gives none: the namespace
+    /// that the destination is configured with, the name as it is.
+    fn target_name(&self, source: &TableName) -> TableName;
+
+    /// The tables as they are now, in the order asked for; `None` for one that does not exist.
+    /// Changes nothing.
+    async fn describe(&self, names: &[TableName]) -> Result<Vec<Option<ExistingTable>>>;
+
+    /// The column as [`Self::describe`] would show it after it was created for `field`: two
+    /// source types that are stored alike are no schema change.
+    ///
+    /// # Errors
+    /// `Unsupported` when values of this type cannot be stored without changing them.
+    fn stored_field(&self, field: &Field) -> Result<Field>;
+
+    /// The statements that make `change` to the table of `plan`, for people to read. What is
+    /// executed is the same.
+    fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String>;
+
+    /// Makes the changes of the plan now, without rows (`highwater migrate`); returns what it
+    /// ran. A sync does not call this: there the writer makes the changes in the transaction of
+    /// the first rows that need them.
+    async fn migrate(&self, plan: &Plan) -> Result<Vec<String>>;
+
+    /// A writer for one partition. Checks nothing and makes nothing visible.
+    async fn writer(
+        &self,
+        plan: &Plan,
+        partition: &Partition,
+        fence: &Fence,
+    ) -> Result<Box<dyn Writer>>;
+
+    /// Completes a table after all its partitions were read completely and committed without
+    /// error: swaps in what `replace` staged, deletes the stale rows of
+    /// `overwrite-delete-stale` (only for a full refresh), prunes the history of `append-dedup`,
+    /// records the table as finished. One atomic step under the fence; repeating it changes
+    /// nothing.
+    ///
+    /// Called exactly once per table and run, in no particular order, also when no row was read.
+    ///
+    /// # Errors
+    /// `Fenced` when a newer run has taken over; nothing is changed then.
+    async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed>;
+
+    /// The store that keeps state with the data; `None` when it has none.
+    fn state_store(&self) -> Option<&dyn StateStore>;
+}
+
+/// Takes the rows of one partition and commits them.
+///
+/// Dropping a writer without a commit makes nothing visible and leaves nothing behind that the
+/// next run does not clean up.
+#[async_trait]
+pub trait Writer: Send {
+    /// Takes rows. On return they are staged, not visible and not durable. A batch with
+    /// `Op::Delete` removes rows in the keyed write modes (in `append-dedup` with a record in
+    /// the history) and is an `Unsupported` error in the others.
+    ///
+    /// # Errors
+    /// `Data` for a value that does not fit, naming table and column, never the value.
+    async fn write(&mut self, batch: Batch) -> Result<()>;
+
+    /// Makes all rows written since the last commit visible and durable, in one atomic step with
+    /// the schema changes they need, the table's identity, the checkpoint's cursors (where
+    /// [`Plan::state_with_data`]) and a dense sequence number, after checking the fence.
+    ///
+    /// Called for every checkpoint, also when no row was written: then only cursors move. With
+    /// `replace` the rows are durable and become visible in [`Destination::finish`].
+    ///
+    /// A lost reply is resolved here: on return the commit has happened; on an error it has not.
+    /// If it cannot be found out, the error is `Transient` and says so, and repeating the sync
+    /// is safe because the cursor tells.
+    ///
+    /// # Errors
+    /// `Fenced` when a newer run has taken over; nothing is changed then.
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed>;
+}

@@ -1,0 +1,154 @@
+//! What a sync is going to do: plain data, computed before anything is touched.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Instant;
+use crate::guarantee::Guarantee;
+use crate::table::{SchemaChange, Table, TableName};
+
+macro_rules! named_enum {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$doc])* #[serde(rename = $text)] $variant,)* }
+
+        impl $name {
+            /// Every value, in the order the documentation lists them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The word used in configuration, output and documentation.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = crate::Error;
+
+            fn from_str(text: &str) -> crate::Result<Self> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text).ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|v| v.as_str()).collect();
+                    crate::Error::config(format!("`{text}` is not one of {}", known.join(", ")))
+                })
+            }
+        }
+    };
+}
+
+named_enum! {
+    /// How the source reads a table.
+    ReadMode {
+        /// Every row, every time.
+        FullRefresh = "full_refresh",
+        /// Only what changed since the committed cursor.
+        Incremental = "incremental",
+    }
+}
+
+named_enum! {
+    /// What a sync leaves behind in the destination table.
+    WriteMode {
+        /// Old rows and every row read.
+        Append = "append",
+        /// One row per primary key; a row read replaces the row with its key.
+        Overwrite = "overwrite",
+        /// As overwrite; then rows of this source that this complete sync did not see go.
+        OverwriteDeleteStale = "overwrite-delete-stale",
+        /// History table with every row, final table with the newest row per key.
+        AppendDedup = "append-dedup",
+        /// Exactly the rows of this full read, swapped in at the end.
+        Replace = "replace",
+    }
+}
+
+named_enum! {
+    /// What happens to rows whose cursor field is NULL.
+    NullCursor {
+        /// They are read in the first sync, and again whenever they change or appear.
+        Include = "include",
+        /// They are left out, and the summary says how many.
+        Exclude = "exclude",
+        /// One such row stops the table.
+        Fail = "fail",
+    }
+}
+
+named_enum! {
+    /// Columns that highwater adds to every row.
+    MetadataColumns {
+        /// None.
+        None = "none",
+        /// `_cq_sync_time` and `_cq_source_name`, as CloudQuery's command line adds them.
+        CloudQuery = "cloudquery",
+    }
+}
+
+/// One run of one source, and what it will do to each table at one destination.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// The sync: the name of its source. State is kept under this name.
+    pub sync: String,
+    /// A number for this run, unique among runs of this sync.
+    pub sync_id: String,
+    /// When the run began: one value for all its rows.
+    pub started_at: Instant,
+    /// Whether the cursors of this sync are committed with the data of this destination
+    /// (`true`), or kept in another store and saved after the data is durable.
+    pub state_with_data: bool,
+    /// The tables, by source table name.
+    pub tables: BTreeMap<TableName, TablePlan>,
+}
+
+/// What will happen to one table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TablePlan {
+    /// The table as it is read: its name at the source, the selected columns.
+    pub source: Arc<Table>,
+    /// The table as it is written: its name at the destination, all columns including metadata
+    /// columns, and the primary key that decides which rows are the same row.
+    pub target: Arc<Table>,
+    /// How it is read.
+    pub read_mode: ReadMode,
+    /// How it is written.
+    pub write_mode: WriteMode,
+    /// The column that orders versions of a row, and by which an incremental read resumes.
+    pub cursor_field: Option<String>,
+    /// What happens to rows without a cursor value.
+    pub null_cursor: NullCursor,
+    /// How far behind the last position an incremental read starts again: seconds for dates and
+    /// times, units for numbers. Rows already delivered are recognised and not sent again.
+    pub lookback: u64,
+    /// How long rows stay in the history table of `append-dedup`, in seconds; `None`: for ever.
+    pub history_retention_seconds: Option<u64>,
+    /// Whether a full read may be cut into parts that are committed one by one. Only where doing
+    /// a part twice changes nothing.
+    pub divisible: bool,
+    /// What has to change at the destination before the rows fit.
+    pub changes: Vec<SchemaChange>,
+    /// The delivery guarantee, computed.
+    pub guarantee: Guarantee,
+    /// What the user should know about this table: shown by `plan` and in the summary.
+    pub notes: Vec<String>,
+}
+
+impl TablePlan {
+    /// The name of the table at the source: what state and summaries call it.
+    pub fn name(&self) -> &TableName {
+        &self.source.name
+    }
+
+    /// The name of the history table of `append-dedup`.
+    pub fn history_name(&self) -> TableName {
+        self.target.name.renamed(format!("{}_history", self.target.name.name))
+    }
+}

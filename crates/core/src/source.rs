@@ -1,0 +1,179 @@
+//! Where rows come from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::guarantee::SourceDelivery;
+use crate::plan::{Plan, TablePlan};
+use crate::state::{Checkpoint, State};
+use crate::table::{Table, TableName};
+
+/// What travels from a source to the writers, in order.
+#[derive(Debug, Clone)]
+pub enum Message {
+    /// Rows.
+    Batch(Batch),
+    /// All rows before it are covered by its cursors.
+    Checkpoint(Checkpoint),
+}
+
+/// A slice of a sync that one task reads and one writer per destination commits.
+///
+/// Partitions are independent: they are read in any order and at the same time, and each is
+/// committed on its own. Two partitions never move the same cursor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Partition {
+    /// The tables it reads, by source table name.
+    pub tables: Vec<TableName>,
+    /// Tells the partitions of a table apart, and is the same for the same slice in a later run.
+    pub id: String,
+    /// What the source needs to read it.
+    pub bounds: Value,
+}
+
+/// Whether a read came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// Everything that there was to read was sent.
+    Complete,
+    /// The run was asked to stop; what follows the last checkpoint must not be committed.
+    Stopped,
+}
+
+/// The way out of a source. `send` waits while the destination is behind: that is the
+/// back-pressure, and the reason why memory stays bounded.
+#[derive(Debug, Clone)]
+pub struct Output {
+    messages: mpsc::Sender<Message>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Output {
+    /// An output that holds at most `limit` messages, and its other end. `stopping` is shared with
+    /// whoever may ask the source to stop.
+    pub fn bounded(limit: usize, stopping: Arc<AtomicBool>) -> (Self, mpsc::Receiver<Message>) {
+        let (messages, receiver) = mpsc::channel(limit);
+        (Self { messages, stopping }, receiver)
+    }
+
+    /// Sends rows. Empty batches are dropped.
+    ///
+    /// # Errors
+    /// `Interrupted` when nobody reads any more; return it, somebody else knows the cause.
+    pub async fn batch(&self, batch: Batch) -> Result<()> {
+        if batch.rows.num_rows() == 0 {
+            return Ok(());
+        }
+        self.send(Message::Batch(batch)).await
+    }
+
+    /// Sends a checkpoint: all rows sent so far are covered by its cursors.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<()> {
+        self.send(Message::Checkpoint(checkpoint)).await
+    }
+
+    /// As [`Self::batch`], from a thread that is not a task of the runtime.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub fn blocking_batch(&self, batch: Batch) -> Result<()> {
+        if batch.rows.num_rows() == 0 {
+            return Ok(());
+        }
+        self.messages.blocking_send(Message::Batch(batch)).map_err(|_| writers_gone())
+    }
+
+    /// As [`Self::checkpoint`], from a thread that is not a task of the runtime.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub fn blocking_checkpoint(&self, checkpoint: Checkpoint) -> Result<()> {
+        self.messages.blocking_send(Message::Checkpoint(checkpoint)).map_err(|_| writers_gone())
+    }
+
+    /// Whether the run was asked to stop. A source looks at this between batches, stops at the
+    /// next place where it can send a checkpoint (or at once), and returns
+    /// [`Completion::Stopped`].
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    async fn send(&self, message: Message) -> Result<()> {
+        self.messages.send(message).await.map_err(|_| writers_gone())
+    }
+}
+
+fn writers_gone() -> Error {
+    Error::interrupted("The writers stopped reading")
+}
+
+/// A system that rows are read from. One instance serves one run.
+///
+/// Methods may be called concurrently. Every future is cancel-safe: when it is dropped, the
+/// connection behind it is closed and nothing is left open in the system.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Whether the system can be reached and read. Reads no rows.
+    ///
+    /// # Errors
+    /// `Config` for wrong credentials or names, `Transient` when it cannot be reached.
+    async fn check(&self) -> Result<()>;
+
+    /// The tables that can be read, sorted by name, each with all its columns and what the
+    /// system knows of its keys. Called once, before the plan is made; when `only` is given, the
+    /// patterns (`*` matches any text) that the user wrote, tables that match none may be left
+    /// out. A column whose type cannot be carried is an error that names it, and the hint says
+    /// how to leave it out.
+    async fn discover(&self, only: Option<&[String]>) -> Result<Vec<Table>>;
+
+    /// How often a row version of this table is sent, seen over syncs.
+    fn delivery(&self, table: &TablePlan) -> SourceDelivery;
+
+    /// Whether `table` can be read as planned, and what the user should know about it: one
+    /// sentence each, shown by `plan`. Called once per table after the modes are settled; may
+    /// look at the system and reads no rows.
+    ///
+    /// # Errors
+    /// `Config` when the cursor field is missing or of a type without an order, `Unsupported`
+    /// when the source has no such mode.
+    async fn review(&self, table: &TablePlan) -> Result<Vec<String>>;
+
+    /// Cuts the tables of the plan into partitions. `state` is what the destination has
+    /// committed; a table without a cursor is read from the beginning. A full refresh of a table
+    /// that is not [`TablePlan::divisible`] is one partition.
+    async fn partitions(&self, plan: &Plan, state: &State) -> Result<Vec<Partition>>;
+
+    /// Reads one partition in one snapshot (invariant I6) and sends its rows and checkpoints.
+    ///
+    /// Rows are sent in arrival order; a checkpoint is sent only where all rows it covers have
+    /// been sent. An incremental read of a table ends with a checkpoint that carries its cursor,
+    /// also when there was no row; a full refresh sends none. After [`Completion::Complete`] the
+    /// engine commits what followed the last checkpoint; after `Stopped` or an error it does not.
+    ///
+    /// Rows that the committed cursor already covers (the boundary of an inclusive cursor) are
+    /// recognised and not sent again.
+    async fn read(
+        &self,
+        plan: &Plan,
+        partition: &Partition,
+        state: &State,
+        output: Output,
+    ) -> Result<Completion>;
+
+    /// Tells the source that the checkpoint is durable everywhere it has to be, so that it may
+    /// forget what came before. Called in order, after the commit (invariant I4). May be repeated.
+    async fn acknowledge(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let _ = checkpoint;
+        Ok(())
+    }
+}
