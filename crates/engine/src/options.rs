@@ -1,0 +1,110 @@
+//! What the user asked for: the input of a plan and of a sync.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use highwater_core::{Destination, MetadataColumns, NullCursor, ReadMode, WriteMode};
+use serde::Serialize;
+
+use crate::events::Observer;
+
+/// One entry of `tables`: a pattern and what the user wants for the tables that match it.
+///
+/// `None` means "as the source and the other settings say". When several entries match a table,
+/// the first one with an exact name counts, else the first one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct TableOptions {
+    /// A name, or a pattern in which `*` matches any text. Compared with `namespace.name` and,
+    /// for tables in the source's default namespace, with the name alone.
+    pub name: String,
+    /// The name of the table at the destination; `namespace.name` or a name.
+    pub target: Option<String>,
+    /// The primary key, where the source defines none or another one is wanted.
+    pub primary_key: Option<Vec<String>>,
+    /// The cursor field.
+    pub cursor: Option<String>,
+    /// How the table is read. By default incremental where there is a cursor (given by the user or
+    /// defined by the source), else full refresh.
+    pub read_mode: Option<ReadMode>,
+    /// How it is written; by default as the destination says.
+    pub write_mode: Option<WriteMode>,
+    /// The columns to copy, in this order; all by default.
+    pub columns: Option<Vec<ColumnOptions>>,
+    /// What happens to rows without a cursor value; [`NullCursor::Include`] by default.
+    pub null_cursor: Option<NullCursor>,
+    /// See [`highwater_core::TablePlan::lookback`].
+    pub lookback: Option<u64>,
+    /// How long the history table keeps rows, in seconds.
+    pub history_retention_seconds: Option<u64>,
+}
+
+/// A column to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ColumnOptions {
+    /// Its name.
+    pub name: String,
+    /// `Some("text")` reads it as the source's own text, whatever its type.
+    pub as_type: Option<String>,
+}
+
+/// A destination of the sync.
+#[derive(Clone)]
+pub struct Target {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where rows go.
+    pub destination: Arc<dyn Destination>,
+    /// The destination that keeps the cursors, when it is not the one that gets the rows
+    /// (`backend_options`).
+    pub backend: Option<Arc<dyn Destination>>,
+    /// The write mode of tables that name none.
+    pub write_mode: WriteMode,
+    /// Columns that are added to every row.
+    pub metadata_columns: MetadataColumns,
+    /// Whether tables and columns may be created and altered (`false`: `--no-migrate`).
+    pub may_migrate: bool,
+}
+
+/// What to sync.
+#[derive(Clone)]
+pub struct SyncRequest {
+    /// The name of the source: state is kept under it.
+    pub sync: String,
+    /// The tables, at least one entry. A pattern that matches no table is an error.
+    pub tables: Vec<TableOptions>,
+    /// Patterns of tables that are left out. One that matches no table is an error.
+    pub skip_tables: Vec<String>,
+    /// The destinations, at least one.
+    pub targets: Vec<Target>,
+}
+
+/// How to run it.
+#[derive(Clone)]
+pub struct RunOptions {
+    /// Take the lease from a run that seems alive.
+    pub take_over: bool,
+    /// How many partitions are read at once, at least 1.
+    pub tasks_max: usize,
+    /// Set when the run shall end early: what is complete is committed.
+    pub stop: StopSignal,
+    /// Told what happens.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// Asks a run to stop. Clones share the signal.
+#[derive(Clone, Default)]
+pub struct StopSignal {
+    pub(crate) flag: Arc<AtomicBool>,
+}
+
+impl StopSignal {
+    /// Asks for the stop.
+    pub fn stop(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the stop was asked for.
+    pub fn is_stopping(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+}
