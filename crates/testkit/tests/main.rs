@@ -1,0 +1,6 @@
+//! The testkit's own tests: a fault that does not happen proves nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod postgres;
+mod proxy;
