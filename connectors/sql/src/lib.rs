@@ -1,1 +1,14 @@
-//! highwater-sql
+//! What the SQL connectors share: definitions of tables, the merge of staged rows, and the state
+//! tables of the commit protocol, written once and spelled by each system's [`Dialect`].
+//!
+//! Nothing here connects to anything. A connector runs the statements in its own transaction, in
+//! the order that [`merge`] and [`state`] document.
+
+pub mod boundary;
+pub mod ddl;
+pub mod derived;
+pub mod dialect;
+pub mod merge;
+pub mod state;
+
+pub use dialect::Dialect;

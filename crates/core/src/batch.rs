@@ -18,7 +18,8 @@ pub enum Op {
 
 /// Rows of one table, in arrival order.
 ///
-/// The record batch has exactly the columns of `table.schema`, in that order. Aim for a few
+/// On its way out of a source the record batch has exactly the columns of `table.schema`, in that
+/// order; a writer gets it with the columns of the plan's target instead. Aim for a few
 /// thousand rows or a few megabytes: memory is bounded by the number of batches in flight.
 #[derive(Debug, Clone)]
 pub struct Batch {

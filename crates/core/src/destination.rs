@@ -125,7 +125,10 @@ pub trait Destination: Send + Sync {
 /// next run does not clean up.
 #[async_trait]
 pub trait Writer: Send {
-    /// Takes rows. On return they are staged, not visible and not durable. A batch with
+    /// Takes rows. `batch.table` is the table at the source, by whose name the plan is found;
+    /// `batch.rows` has exactly the columns of [`TablePlan::target`], in that order (in a batch
+    /// with `Op::Delete` all of them nullable). On return the rows are staged, not visible and
+    /// not durable. A batch with
     /// `Op::Delete` removes rows in the keyed write modes (in `append-dedup` with a record in
     /// the history) and is an `Unsupported` error in the others.
     ///

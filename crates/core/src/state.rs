@@ -101,6 +101,9 @@ pub struct TableRecord {
     /// token in the table's definition). Another identity means that the table was dropped and
     /// recreated (invariant I5).
     pub identity: Option<String>,
+    /// The columns that this sync has written: one of them that the source no longer has is
+    /// written as NULL, while columns that somebody else added are left alone.
+    pub columns: Vec<String>,
     /// Rows that this sync has ever committed into it; the arrival order of the next row.
     pub rows_total: u64,
     /// The run that last finished the table completely.

@@ -102,6 +102,8 @@ impl Table {
 pub enum SchemaChange {
     /// The table does not exist.
     CreateTable,
+    /// The table exists, and nothing keeps its rows unique by the planned primary key.
+    AddKey,
     /// A column that the destination does not have yet; existing rows get NULL.
     AddColumn(Field),
     /// The column holds every old value in a wider type.

@@ -3,13 +3,20 @@
 //! [`sync()`](sync::sync) in `sync.rs` is the data path; read it first.
 
 pub mod events;
+mod groups;
+mod lanes;
+mod ledger;
+pub mod metadata;
 pub mod options;
 pub mod planning;
+mod run;
+mod schema;
+pub mod selection;
 pub mod summary;
 pub mod sync;
 
 pub use events::{Event, Observer, Silent};
 pub use options::{ColumnOptions, RunOptions, StopSignal, SyncRequest, TableOptions, Target};
-pub use planning::plan;
+pub use planning::{Planned, Refused, plan};
 pub use summary::{DestinationSummary, Failure, Outcome, Summary, TableSummary};
 pub use sync::sync;

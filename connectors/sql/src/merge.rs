@@ -1,0 +1,359 @@
+//! What happens to staged rows inside the commit, for each write mode.
+//!
+//! A staging table has the columns of [`crate::derived::staging_schema`]. A commit runs the
+//! [`Step`]s in their order inside its transaction and adds up what they did.
+//!
+//! The rules (design: write modes): of several staged rows with one key the winner is the one
+//! with the greatest cursor, NULL lowest, then the later arrival; without a cursor field the
+//! later arrival. A row never replaces one with a greater cursor, also across syncs. Keys match
+//! null-safely. A deletion leaves a tombstone, so that a late older row stays deleted.
+
+use arrow_schema::Field;
+use highwater_core::{TablePlan, WriteMode};
+
+use crate::ddl::quoted;
+use crate::derived::{self, OPERATION, ORDINAL, SEQUENCE, SYNCED_AT};
+use crate::dialect::Dialect;
+
+/// What the rows affected by a statement are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counts {
+    /// Rows added or changed at the destination.
+    Written,
+    /// Rows removed at the destination.
+    Deleted,
+    /// Nothing that a summary shows.
+    Nothing,
+}
+
+/// One statement of a merge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The statement. Parameter 1 is the arrival order of the first staged row, parameter 2 the
+    /// time of the run in microseconds, where [`Self::parameters`] says so.
+    pub sql: String,
+    /// Whether the statement takes the two parameters `(first sequence, started_at)`.
+    pub parameters: bool,
+    /// What the affected rows count as.
+    pub counts: Counts,
+    /// The crash point to pass after it.
+    pub passes: Option<highwater_core::CrashPoint>,
+}
+
+/// The steps that merge the staging table `staging` (an identifier, quoted) into the target of
+/// `plan`. `instant` turns a parameter of microseconds since 1970 into the stored type of
+/// [`SYNCED_AT`]. Only for `overwrite`, `overwrite-delete-stale` with a key, and `append-dedup`;
+/// the other modes write rows where they belong at once.
+pub fn steps(
+    dialect: &dyn Dialect,
+    plan: &TablePlan,
+    staging: &str,
+    instant: impl Fn(&str) -> String,
+) -> Vec<Step> {
+    let merge = Merge { dialect, plan, staging };
+    let mut steps = Vec::new();
+    if plan.write_mode == WriteMode::AppendDedup {
+        steps.push(merge.append_history(&instant(&dialect.parameter(2))));
+        steps.push(merge.fold());
+        steps.extend(merge.tombstones());
+    } else {
+        steps.push(merge.fold());
+    }
+    steps.push(merge.delete());
+    steps.push(merge.upsert());
+    steps.extend(merge.null_keys());
+    if let Some(last) = steps.last_mut() {
+        last.passes = Some(highwater_core::CrashPoint::CommitRows);
+    }
+    steps
+}
+
+/// The statement that removes history rows which arrived before a time: parameter 1, in
+/// microseconds, converted by `instant`.
+pub fn prune_history(
+    dialect: &dyn Dialect,
+    plan: &TablePlan,
+    instant: impl Fn(&str) -> String,
+) -> String {
+    format!(
+        "DELETE FROM {} WHERE {} < {}",
+        dialect.table(&derived::history(plan, dialect).name),
+        dialect.quote(SYNCED_AT),
+        instant(&dialect.parameter(1)),
+    )
+}
+
+struct Merge<'a> {
+    dialect: &'a dyn Dialect,
+    plan: &'a TablePlan,
+    staging: &'a str,
+}
+
+impl Merge<'_> {
+    /// Every staged row becomes a history row, numbered in arrival order.
+    fn append_history(&self, synced_at: &str) -> Step {
+        let q = |name: &str| self.dialect.quote(name);
+        let history = derived::history(self.plan, self.dialect);
+        Step {
+            sql: format!(
+                "INSERT INTO {} ({}, {}, {}, {}) SELECT {}, {} + {}, {}, {synced_at} FROM {} \
+                 ORDER BY {}",
+                self.dialect.table(&history.name),
+                self.columns(),
+                q(SEQUENCE),
+                q(OPERATION),
+                q(SYNCED_AT),
+                self.staged_values(""),
+                self.dialect.parameter(1),
+                q(ORDINAL),
+                q(OPERATION),
+                self.staging,
+                q(ORDINAL),
+            ),
+            parameters: true,
+            counts: Counts::Nothing,
+            passes: Some(highwater_core::CrashPoint::CommitHistory),
+        }
+    }
+
+    /// Leaves one staged row per key: the winner.
+    fn fold(&self) -> Step {
+        let q = |name: &str| self.dialect.quote(name);
+        let order = match self.cursor() {
+            Some(field) => format!(
+                "{} DESC NULLS LAST, {} DESC",
+                self.dialect.ordered(&self.staged_value(field, ""), field),
+                q(ORDINAL)
+            ),
+            None => format!("{} DESC", q(ORDINAL)),
+        };
+        step(
+            Counts::Nothing,
+            format!(
+                "DELETE FROM {staging} WHERE {ordinal} IN (SELECT {ordinal} FROM (\
+                 SELECT {ordinal}, row_number() OVER (PARTITION BY {key} ORDER BY {order}) AS place \
+                 FROM {staging}) AS placed WHERE place > 1)",
+                staging = self.staging,
+                ordinal = q(ORDINAL),
+                key = quoted(self.dialect, &self.plan.target.primary_key),
+            ),
+        )
+    }
+
+    /// Drops staged rows that are older than the deletion of their key, remembers new deletions,
+    /// and forgets deletions that a newer row has undone.
+    fn tombstones(&self) -> Vec<Step> {
+        let table = derived::tombstones(self.plan, self.dialect);
+        let name = self.dialect.table(&table.name);
+        let columns: Vec<_> = table.column_names().collect();
+        let staging = self.staging;
+        let op = self.dialect.quote(OPERATION);
+        let matches = self.same_key("t", "s");
+        let newer = self.newer("t", "s").unwrap_or_else(|| "1 = 0".to_owned());
+        let newest = format!(
+            "EXISTS (SELECT 1 FROM {staging} AS s WHERE {matches} AND s.{op} = 'd' AND NOT ({newer}))"
+        );
+        let values: Vec<_> =
+            table.schema.fields().iter().map(|f| self.staged_value(f, "s.")).collect();
+        vec![
+            step(
+                Counts::Nothing,
+                format!(
+                    "DELETE FROM {staging} AS s WHERE s.{op} = 'u' AND EXISTS (\
+                     SELECT 1 FROM {name} AS t WHERE {matches} AND ({newer}))"
+                ),
+            ),
+            step(Counts::Nothing, format!("DELETE FROM {name} AS t WHERE {newest}")),
+            step(
+                Counts::Nothing,
+                format!(
+                    "INSERT INTO {name} ({}) SELECT {} FROM {staging} AS s WHERE s.{op} = 'd' \
+                     AND NOT EXISTS (SELECT 1 FROM {name} AS t WHERE {matches})",
+                    quoted(self.dialect, &columns),
+                    values.join(", "),
+                ),
+            ),
+            step(
+                Counts::Nothing,
+                format!(
+                    "DELETE FROM {name} AS t WHERE EXISTS (SELECT 1 FROM {staging} AS s \
+                     WHERE {matches} AND s.{op} = 'u')"
+                ),
+            ),
+        ]
+    }
+
+    /// Removes the rows whose deletion is staged and not older than they are.
+    fn delete(&self) -> Step {
+        let guard = self.newer("t", "s").map_or(String::new(), |n| format!(" AND NOT ({n})"));
+        step(
+            Counts::Deleted,
+            format!(
+                "DELETE FROM {} AS t WHERE EXISTS (SELECT 1 FROM {} AS s WHERE {}{guard} \
+                 AND s.{} = 'd')",
+                self.dialect.table(&self.plan.target.name),
+                self.staging,
+                self.same_key("t", "s"),
+                self.dialect.quote(OPERATION),
+            ),
+        )
+    }
+
+    /// Adds and changes rows whose key has no NULL; rows that are the same, value for value, or
+    /// older than what is there, are left alone.
+    fn upsert(&self) -> Step {
+        let q = |name: &str| self.dialect.quote(name);
+        let key = &self.plan.target.primary_key;
+        let others: Vec<_> =
+            self.plan.target.schema.fields().iter().filter(|f| !key.contains(f.name())).collect();
+        let action = if others.is_empty() {
+            "NOTHING".to_owned()
+        } else {
+            let set: Vec<_> =
+                others.iter().map(|f| format!("{0} = excluded.{0}", q(f.name()))).collect();
+            let changed: Vec<_> = others
+                .iter()
+                .map(|f| {
+                    let name = q(f.name());
+                    self.dialect.distinct(&format!("t.{name}"), &format!("excluded.{name}"), f)
+                })
+                .collect();
+            let guard = self
+                .newer_stored("t", "excluded")
+                .map_or(String::new(), |n| format!(" AND NOT ({n})"));
+            format!("UPDATE SET {} WHERE ({}){guard}", set.join(", "), changed.join(" OR "))
+        };
+        let complete: Vec<_> = key.iter().map(|k| format!("s.{} IS NOT NULL", q(k))).collect();
+        step(
+            Counts::Written,
+            format!(
+                "INSERT INTO {} AS t ({}) SELECT {} FROM {} AS s WHERE s.{} = 'u' AND {} \
+                 ON CONFLICT ({}) DO {action}",
+                self.dialect.table(&self.plan.target.name),
+                self.columns(),
+                self.staged_values("s."),
+                self.staging,
+                q(OPERATION),
+                complete.join(" AND "),
+                quoted(self.dialect, key),
+            ),
+        )
+    }
+
+    /// Rows with NULL in their key never conflict in an index, so they are matched by hand. There
+    /// are none where the key columns are NOT NULL.
+    fn null_keys(&self) -> Vec<Step> {
+        let q = |name: &str| self.dialect.quote(name);
+        let target = &self.plan.target;
+        let nullable: Vec<_> = target
+            .primary_key
+            .iter()
+            .filter(|k| target.field(k).is_none_or(Field::is_nullable))
+            .map(|k| format!("s.{} IS NULL", q(k)))
+            .collect();
+        if nullable.is_empty() {
+            return Vec::new();
+        }
+        let any_null = nullable.join(" OR ");
+        let (table, staging, op) = (self.dialect.table(&target.name), self.staging, q(OPERATION));
+        let matches = self.same_key("t", "s");
+        let guard = self.newer("t", "s").map_or(String::new(), |n| format!(" AND NOT ({n})"));
+        let changed: Vec<_> = target
+            .schema
+            .fields()
+            .iter()
+            .map(|f| {
+                let stored = format!("t.{}", q(f.name()));
+                self.dialect.distinct(&stored, &self.staged_value(f, "s."), f)
+            })
+            .collect();
+        vec![
+            step(
+                Counts::Nothing,
+                format!(
+                    "DELETE FROM {table} AS t WHERE EXISTS (SELECT 1 FROM {staging} AS s \
+                     WHERE {matches}{guard} AND s.{op} = 'u' AND ({any_null}) AND ({}))",
+                    changed.join(" OR "),
+                ),
+            ),
+            step(
+                Counts::Written,
+                format!(
+                    "INSERT INTO {table} ({}) SELECT {} FROM {staging} AS s WHERE s.{op} = 'u' \
+                     AND ({any_null}) AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {matches})",
+                    self.columns(),
+                    self.staged_values("s."),
+                ),
+            ),
+        ]
+    }
+
+    /// Whether stored row `t` is newer than staged row `s`: `None` without a cursor field.
+    fn newer(&self, t: &str, s: &str) -> Option<String> {
+        let field = self.cursor()?;
+        Some(self.newer_than(t, &self.staged_value(field, &format!("{s}.")), field))
+    }
+
+    /// As [`Self::newer`], for a row that has the stored types already (`excluded`).
+    fn newer_stored(&self, t: &str, s: &str) -> Option<String> {
+        let field = self.cursor()?;
+        Some(self.newer_than(t, &format!("{s}.{}", self.dialect.quote(field.name())), field))
+    }
+
+    fn newer_than(&self, t: &str, other: &str, field: &Field) -> String {
+        let mine = format!("{t}.{}", self.dialect.quote(field.name()));
+        format!(
+            "{mine} IS NOT NULL AND ({other} IS NULL OR {} > {})",
+            self.dialect.ordered(&mine, field),
+            self.dialect.ordered(other, field),
+        )
+    }
+
+    /// The cursor orders versions in `append-dedup` only; `overwrite` takes what arrives last.
+    fn cursor(&self) -> Option<&Field> {
+        if self.plan.write_mode != WriteMode::AppendDedup {
+            return None;
+        }
+        self.plan.target.field(self.plan.cursor_field.as_deref()?)
+    }
+
+    fn same_key(&self, t: &str, s: &str) -> String {
+        let target = &self.plan.target;
+        let parts: Vec<_> = target
+            .primary_key
+            .iter()
+            .map(|k| {
+                let (name, field) = (self.dialect.quote(k), target.field(k));
+                let staged = field.map_or_else(
+                    || format!("{s}.{name}"),
+                    |f| self.staged_value(f, &format!("{s}.")),
+                );
+                if field.is_some_and(|f| !f.is_nullable()) {
+                    // A plain comparison can use the index.
+                    format!("{t}.{name} = {staged}")
+                } else {
+                    self.dialect.same(&format!("{t}.{name}"), &staged)
+                }
+            })
+            .collect();
+        parts.join(" AND ")
+    }
+
+    fn columns(&self) -> String {
+        let names: Vec<_> = self.plan.target.column_names().collect();
+        quoted(self.dialect, &names)
+    }
+
+    fn staged_values(&self, prefix: &str) -> String {
+        let fields = self.plan.target.schema.fields().iter();
+        fields.map(|f| self.staged_value(f, prefix)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn staged_value(&self, field: &Field, prefix: &str) -> String {
+        self.dialect.staged_as_stored(&format!("{prefix}{}", self.dialect.quote(field.name())), field)
+    }
+}
+
+fn step(counts: Counts, sql: String) -> Step {
+    Step { sql, parameters: false, counts, passes: None }
+}

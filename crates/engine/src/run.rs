@@ -1,0 +1,331 @@
+//! A run: leases and plans at its begin, partitions in parallel, tables finished, leases back.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use highwater_core::crash::{self, CrashPoint};
+use highwater_core::state::LEASE_RENEWAL_SECONDS;
+use highwater_core::{
+    Committed, Completion, Error, ErrorKind, Fence, Instant, LeaseRequest, Owner, Partition, Plan,
+    Result, Source, State, TableName,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::events::Event;
+use crate::groups;
+use crate::lanes::{Lane, LaneOutcome, Site, save_record};
+use crate::ledger::Ledger;
+use crate::options::{RunOptions, SyncRequest, Target};
+use crate::planning::{self, Selector, state_key, state_store};
+use crate::summary::Summary;
+use crate::sync::copy;
+
+/// More writers than this at one destination help nobody.
+const WRITERS_LIMIT: usize = 1024;
+
+/// A run of a sync, from the moment it holds its leases.
+pub(crate) struct Run<'a> {
+    source: Arc<dyn Source>,
+    request: &'a SyncRequest,
+    options: &'a RunOptions,
+    /// By the index of the destination in the request; those out of reach have none.
+    seats: BTreeMap<usize, Seat>,
+    ledger: Ledger,
+}
+
+/// A destination's place in the run.
+struct Seat {
+    plan: Arc<Plan>,
+    state: State,
+    fence: Fence,
+    /// One permit per writer that may be at work.
+    writers: Arc<Semaphore>,
+    /// Renews the lease; ended when the seat is dropped.
+    renewal: JoinHandle<()>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+/// One partition and the seats that write it.
+struct Job {
+    partition: Partition,
+    site: Arc<Site>,
+    seats: Vec<usize>,
+}
+
+/// How a job ended.
+struct Done {
+    partition: Partition,
+    read: Result<Completion>,
+    lanes: Vec<(usize, LaneOutcome)>,
+}
+
+impl<'a> Run<'a> {
+    /// Takes every lease and makes the plans. A destination that is out of reach is left out and
+    /// keeps its older cursor, as long as there is another one.
+    ///
+    /// # Errors
+    /// What concerns the source or the configuration, and what keeps every destination out. The
+    /// leases that were taken are given back.
+    pub(crate) async fn begin(
+        source: Arc<dyn Source>,
+        request: &'a SyncRequest,
+        options: &'a RunOptions,
+        identity: &planning::Run,
+    ) -> Result<Self> {
+        let selector = Selector::new(source.as_ref(), request, identity).await?;
+        let lease = LeaseRequest { owner: Owner::this_process(), take_over: options.take_over };
+        let mut run = Self {
+            source: Arc::clone(&source),
+            request,
+            options,
+            seats: BTreeMap::new(),
+            ledger: Ledger::new(request),
+        };
+        let mut refusal = None;
+        for (index, target) in request.targets.iter().enumerate() {
+            match run.take_seat(index, target, &lease, &selector).await {
+                Ok(()) => {}
+                Err(error) if matters_to_all(error.kind()) => {
+                    run.release().await;
+                    return Err(error);
+                }
+                Err(error) => {
+                    run.ledger.destination_failed(index, &error);
+                    refusal.get_or_insert(error);
+                }
+            }
+        }
+        match refusal {
+            Some(error) if run.seats.is_empty() => Err(error),
+            _ => Ok(run),
+        }
+    }
+
+    async fn take_seat(
+        &mut self,
+        index: usize,
+        target: &Target,
+        lease: &LeaseRequest,
+        selector: &Selector<'_>,
+    ) -> Result<()> {
+        let store = state_store(target)?;
+        let state = store.open(&state_key(self.request, target), lease).await?;
+        crash::at(CrashPoint::LeaseTaken);
+        let fence = state.fence.clone().ok_or_else(|| {
+            Error::internal("The state store gave no fence").context("destination", &target.name)
+        })?;
+        let planned = match selector.plan(target, &state).await {
+            Ok(planned) => planned,
+            Err(error) => {
+                release_quietly(store.release(&fence).await);
+                return Err(error);
+            }
+        };
+        self.ledger.open(index, &planned, self.options);
+        let writers = target.destination.capabilities().writers_max.clamp(1, WRITERS_LIMIT);
+        let renewal = tokio::spawn(renew(target.clone(), fence.clone(), self.options.clone()));
+        let seat = Seat {
+            plan: Arc::new(planned.plan),
+            state,
+            fence,
+            writers: Arc::new(Semaphore::new(writers)),
+            renewal,
+        };
+        self.seats.insert(index, seat);
+        Ok(())
+    }
+
+    /// Copies every partition of every group, at most `tasks_max` at once, and finishes each
+    /// table as soon as all its partitions are committed.
+    pub(crate) async fn copy_all(&mut self) -> Result<()> {
+        let mut waiting = self.jobs().await?.into_iter();
+        let mut working = FuturesUnordered::new();
+        loop {
+            while working.len() < self.options.tasks_max.max(1) && !self.options.stop.is_stopping()
+            {
+                let Some(job) = waiting.next() else { break };
+                for table in &job.partition.tables {
+                    self.ledger.table_started(table, self.options);
+                }
+                working.push(self.start(job));
+            }
+            let Some(done) = working.next().await else { break };
+            self.settle(done).await;
+        }
+        Ok(())
+    }
+
+    /// The partitions of all groups. A table that no group reads any partition of is finished at
+    /// once.
+    async fn jobs(&mut self) -> Result<Vec<Job>> {
+        let seats: Vec<_> =
+            self.seats.iter().map(|(i, s)| (*i, Arc::clone(&s.plan), &s.state)).collect();
+        let mut jobs = Vec::new();
+        for group in groups::by_position(&seats) {
+            let site = Arc::new(Site {
+                plan: Arc::new(group.plan),
+                state: Arc::new(group.state),
+                options: self.options.clone(),
+                covers_every_target: group.seats.len() == self.request.targets.len(),
+            });
+            for partition in self.source.partitions(&site.plan, &site.state).await? {
+                self.ledger.expect(&partition.tables, &group.seats);
+                jobs.push(Job { partition, site: Arc::clone(&site), seats: group.seats.clone() });
+            }
+        }
+        for (seat, table) in self.ledger.without_partitions() {
+            self.finish(seat, &table).await;
+        }
+        Ok(jobs)
+    }
+
+    /// The future that does a job; it borrows nothing of the run.
+    fn start(&self, job: Job) -> impl Future<Output = Done> + use<> {
+        let source = Arc::clone(&self.source);
+        let seats: Vec<_> = job
+            .seats
+            .iter()
+            .map(|&index| {
+                let seat = &self.seats[&index];
+                let target = self.request.targets[index].clone();
+                (
+                    index,
+                    target,
+                    Arc::clone(&seat.plan),
+                    seat.fence.clone(),
+                    Arc::clone(&seat.writers),
+                )
+            })
+            .collect();
+        async move {
+            let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
+            let (mut lanes, mut failed) = (Vec::new(), Vec::new());
+            // Always in the order of the request, so that two jobs never wait for each other.
+            for (index, target, plan, fence, writers) in seats {
+                permits.extend(writers.acquire_owned().await.ok());
+                let opened =
+                    Lane::open(index, &target, plan, &job.partition, &fence, &job.site.options);
+                match opened.await {
+                    Ok(lane) => lanes.push(lane),
+                    Err(error) => failed.push((
+                        index,
+                        LaneOutcome { error: Some(error), ..LaneOutcome::default() },
+                    )),
+                }
+            }
+            let read = if lanes.is_empty() {
+                Ok(Completion::Stopped)
+            } else {
+                copy(&source, &job.partition, &mut lanes, &job.site).await
+            };
+            let done = lanes.into_iter().map(|lane| (lane.target_index, lane.into_outcome()));
+            let lanes = done.chain(failed).collect();
+            Done { partition: job.partition, read, lanes }
+        }
+    }
+
+    /// Books what a job did, and finishes the tables that are complete with it.
+    async fn settle(&mut self, done: Done) {
+        for (index, outcome) in done.lanes {
+            if outcome.error.as_ref().is_some_and(|e| e.kind() == ErrorKind::Fenced) {
+                self.options.stop.stop();
+            }
+            let complete = matches!(done.read, Ok(Completion::Complete));
+            for table in &done.partition.tables {
+                self.ledger.book(index, table, &outcome);
+                let error = outcome.error.as_ref().or(done.read.as_ref().err());
+                if let Some(error) = error {
+                    self.ledger.table_failed(index, table, error, self.options);
+                } else if complete && self.ledger.partition_done(index, table) {
+                    self.finish(index, table).await;
+                }
+            }
+        }
+    }
+
+    async fn finish(&mut self, index: usize, table: &TableName) {
+        match self.try_finish(index, table).await {
+            Ok(committed) => self.ledger.table_finished(index, table, committed, self.options),
+            Err(error) => self.ledger.table_failed(index, table, &error, self.options),
+        }
+    }
+
+    async fn try_finish(&self, index: usize, table: &TableName) -> Result<Committed> {
+        let (seat, target) = (&self.seats[&index], &self.request.targets[index]);
+        let Some(table_plan) = seat.plan.tables.get(table) else {
+            return Err(Error::internal("A table to finish is not in the plan"));
+        };
+        crash::at(CrashPoint::FinishBegin);
+        let committed = target.destination.finish(&seat.plan, table_plan, &seat.fence).await?;
+        if !seat.plan.state_with_data {
+            save_record(target, &seat.plan, &seat.fence, table, Some(seat.fence.epoch)).await?;
+        }
+        crash::at(CrashPoint::FinishDone);
+        Ok(committed)
+    }
+
+    /// Gives every lease back. A lease that cannot be given back runs out by itself.
+    pub(crate) async fn release(&mut self) {
+        crash::at(CrashPoint::LeaseRelease);
+        for (&index, seat) in &self.seats {
+            seat.renewal.abort();
+            if let Ok(store) = state_store(&self.request.targets[index]) {
+                release_quietly(store.release(&seat.fence).await);
+            }
+        }
+    }
+
+    pub(crate) fn into_summary(self, identity: &planning::Run) -> Summary {
+        let stopped = self.options.stop.is_stopping();
+        let sync_ended = Instant::now();
+        self.ledger.into_summary(
+            self.request.sync.clone(),
+            identity.id.clone(),
+            identity.started_at,
+            sync_ended.micros_since(identity.started_at) / 1000,
+            stopped,
+        )
+    }
+}
+
+/// Whether an error at one destination concerns the whole run: it was asked for something that
+/// cannot be.
+fn matters_to_all(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Config | ErrorKind::Unsupported | ErrorKind::Internal)
+}
+
+/// Shows signs of life until the run ends, and stops the run when a newer one has taken over.
+async fn renew(target: Target, fence: Fence, options: RunOptions) {
+    let mut clock = tokio::time::interval(Duration::from_secs(LEASE_RENEWAL_SECONDS));
+    clock.tick().await;
+    loop {
+        clock.tick().await;
+        let Ok(store) = state_store(&target) else { return };
+        match store.renew(&fence).await {
+            Err(error) if error.kind() == ErrorKind::Fenced => {
+                options.observer.event(&Event::Notice {
+                    message: "A newer run of this sync has taken over; this one stops.",
+                });
+                options.stop.stop();
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "The lease could not be renewed"),
+            Ok(()) => {}
+        }
+    }
+}
+
+fn release_quietly(result: Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "The lease could not be given back; it runs out by itself");
+    }
+}

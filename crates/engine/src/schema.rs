@@ -1,0 +1,158 @@
+//! How the table of the plan and the table at the destination differ, and what may be done
+//! about it: add, widen, relax; everything else is for a person to decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow_schema::Field;
+use highwater_core::types::type_name;
+use highwater_core::{
+    Capabilities, Destination, Error, ExistingTable, LogicalType, Result, SchemaChange, Table,
+    TablePlan, TableRecord, WriteMode,
+};
+
+/// What has to change at the destination before rows of `plan` fit.
+///
+/// # Errors
+/// `Schema` naming the column and both types when that would lose or change something.
+pub(crate) fn changes(
+    destination: &dyn Destination,
+    plan: &TablePlan,
+    existing: Option<&Table>,
+) -> Result<Vec<SchemaChange>> {
+    let stored = plan
+        .target
+        .schema
+        .fields()
+        .iter()
+        .map(|f| destination.stored_field(f).map_err(|e| e.context("table", plan.name())))
+        .collect::<Result<Vec<Field>>>()?;
+    let Some(existing) = existing else { return Ok(vec![SchemaChange::CreateTable]) };
+    if plan.write_mode == WriteMode::Replace {
+        // A new table of the right shape takes the place of the old one.
+        return Ok(Vec::new());
+    }
+    let mut changes = Vec::new();
+    for (field, stored) in plan.target.schema.fields().iter().zip(&stored) {
+        match existing.field(field.name()) {
+            None => changes.push(SchemaChange::AddColumn(field.as_ref().clone())),
+            Some(there) => changes.extend(column_change(plan, field, stored, there)?),
+        }
+    }
+    for there in existing.schema.fields() {
+        if plan.target.field(there.name()).is_none() && !there.is_nullable() {
+            changes.push(SchemaChange::DropNotNull(there.as_ref().clone()));
+        }
+    }
+    changes.extend(key_change(plan, existing)?);
+    Ok(changes)
+}
+
+fn column_change(
+    plan: &TablePlan,
+    field: &Field,
+    stored: &Field,
+    there: &Field,
+) -> Result<Option<SchemaChange>> {
+    let (wanted, present) = (LogicalType::of(stored)?, LogicalType::of(there)?);
+    if !wanted.widens_to(&present) && !same_list(&wanted, &present) {
+        if present.widens_to(&wanted) {
+            return Ok(Some(SchemaChange::WidenColumn { from: there.clone(), to: field.clone() }));
+        }
+        return Err(Error::schema("A column has another type at the destination")
+            .context("table", plan.name())
+            .context("column", field.name())
+            .context("type at the source", type_name(field))
+            .context("type at the destination", type_name(there))
+            .hint("give the table another name at the destination (`target: …`), or change the column there yourself"));
+    }
+    let relaxed = field.is_nullable()
+        && !there.is_nullable()
+        && !plan.target.primary_key.contains(field.name());
+    Ok(relaxed.then(|| SchemaChange::DropNotNull(there.clone())))
+}
+
+/// Lists are compared by what they hold; the name of the item does not matter.
+fn same_list(a: &LogicalType, b: &LogicalType) -> bool {
+    match (a, b) {
+        (LogicalType::List(a), LogicalType::List(b)) => {
+            match (LogicalType::of(a), LogicalType::of(b)) {
+                (Ok(a), Ok(b)) => a == b || same_list(&a, &b),
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
+fn key_change(plan: &TablePlan, existing: &Table) -> Result<Option<SchemaChange>> {
+    let wanted: BTreeSet<_> = plan.target.primary_key.iter().collect();
+    let present: BTreeSet<_> = existing.primary_key.iter().collect();
+    if wanted.is_empty() || wanted == present {
+        return Ok(None);
+    }
+    if present.is_empty() {
+        return Ok(Some(SchemaChange::AddKey));
+    }
+    Err(Error::schema("The table has another primary key at the destination")
+        .context("table", plan.name())
+        .context("primary key", plan.target.primary_key.join(", "))
+        .context("primary key at the destination", existing.primary_key.join(", "))
+        .hint("give the table another name at the destination (`target: …`), or name the same columns in `primary_key`"))
+}
+
+/// Whether the destination's table is still the one that the cursor belongs to (invariant I5).
+///
+/// # Errors
+/// `Schema` when it was dropped, or dropped and made again.
+pub(crate) fn check_identity(
+    plan: &TablePlan,
+    record: Option<&TableRecord>,
+    existing: Option<&ExistingTable>,
+) -> Result<()> {
+    let words = match existing {
+        None => "The destination table is gone, and the cursor says that rows were delivered",
+        Some(existing) => {
+            let expected = record.and_then(|r| r.identity.as_ref());
+            match (expected, &existing.identity) {
+                (Some(expected), identity) if Some(expected) != identity.as_ref() => {
+                    "The destination table was dropped and made again since the last sync"
+                }
+                _ => return Ok(()),
+            }
+        }
+    };
+    Err(Error::schema(words)
+        .context("table", plan.name())
+        .context("destination table", &plan.target.name)
+        .hint(format!(
+            "to copy the table again from the beginning: `highwater state reset … --table {}`",
+            plan.name()
+        )))
+}
+
+/// Column names must fit the destination and stay different there.
+///
+/// # Errors
+/// `Config` naming the column.
+pub(crate) fn check_column_names(table: &Table, capabilities: &Capabilities) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for name in table.column_names() {
+        if name.len() > capabilities.identifier_bytes_max {
+            return Err(Error::config("A column's name is too long for the destination")
+                .context("table", &table.name)
+                .context("column", name)
+                .context("limit in bytes", capabilities.identifier_bytes_max)
+                .hint("leave it out with `columns: […]`, or read from a view that renames it"));
+        }
+        let folded =
+            if capabilities.case_sensitive_names { name.to_owned() } else { name.to_lowercase() };
+        if let Some(other) = seen.insert(folded, name) {
+            return Err(Error::config("Two columns have one name at the destination")
+                .context("table", &table.name)
+                .context("column", name)
+                .context("other column", other)
+                .hint("leave one out with `columns: […]`"));
+        }
+    }
+    Ok(())
+}
