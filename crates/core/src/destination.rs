@@ -106,8 +106,8 @@ pub trait Destination: Send + Sync {
     /// Completes a table after all its partitions were read completely and committed without
     /// error: swaps in what `replace` staged, deletes the stale rows of
     /// `overwrite-delete-stale` (only for a full refresh), prunes the history of `append-dedup`,
-    /// records the table as finished. One atomic step under the fence; repeating it changes
-    /// nothing.
+    /// records the table as finished. One atomic step under the fence (where
+    /// [`Plan::state_with_data`]); repeating it changes nothing.
     ///
     /// Called exactly once per table and run, in no particular order, also when no row was read.
     ///
@@ -137,8 +137,9 @@ pub trait Writer: Send {
     async fn write(&mut self, batch: Batch) -> Result<()>;
 
     /// Makes all rows written since the last commit visible and durable, in one atomic step with
-    /// the schema changes they need, the table's identity, the checkpoint's cursors (where
-    /// [`Plan::state_with_data`]) and a dense sequence number, after checking the fence.
+    /// the schema changes they need. Where [`Plan::state_with_data`], the same step checks the
+    /// fence first and carries the checkpoint's cursors, the table's record and a dense sequence
+    /// number; where not, the fence is of another store, and only rows and schema are committed.
     ///
     /// Called for every checkpoint, also when no row was written: then only cursors move. With
     /// `replace` the rows are durable and become visible in [`Destination::finish`].

@@ -14,7 +14,7 @@ use crate::events::Event;
 use crate::metadata;
 use crate::options::{RunOptions, Target};
 use crate::planning::state_store;
-use crate::sync::read_ended;
+use crate::sync::task_ended;
 
 /// Where a partition is copied: what all its lanes share.
 pub(crate) struct Site {
@@ -41,7 +41,7 @@ impl Site {
         let task =
             tokio::spawn(async move { source.read(&plan, &partition, &state, output).await });
         let mut task = AbortOnDrop(task);
-        async move { (&mut task.0).await.map_err(read_ended)? }
+        async move { (&mut task.0).await.map_err(task_ended)? }
     }
 }
 
@@ -156,7 +156,7 @@ impl Lane {
         };
         let committed = writer.commit(checkpoint).await?;
         if !self.plan.state_with_data {
-            self.save_apart(checkpoint).await?;
+            save_apart(&self.target, &self.plan, &self.fence, checkpoint).await?;
         }
         for table in self.outcome.rows_read.keys() {
             let destination = &self.target.name;
@@ -165,24 +165,27 @@ impl Lane {
         Ok(committed)
     }
 
-    /// Data first, then the cursor in its other store: a crash in between repeats rows and loses
-    /// none.
-    async fn save_apart(&self, checkpoint: &Checkpoint) -> Result<()> {
-        crash::at(CrashPoint::StateSave);
-        let store = state_store(&self.target)?;
-        for table in checkpoint.cursors.keys().filter_map(|key| key.table()) {
-            save_record(&self.target, &self.plan, &self.fence, table, None).await?;
-        }
-        store.save(&self.fence, checkpoint).await?;
-        crash::at(CrashPoint::StateSaved);
-        Ok(())
-    }
-
     /// Dropping the writer leaves nothing visible of what was not committed.
     fn fail(&mut self, error: Error) {
         self.writer = None;
         self.outcome.error = Some(error);
     }
+}
+
+/// Data first, then the cursor in its other store: a crash in between repeats rows and loses none.
+async fn save_apart(
+    target: &Target,
+    plan: &Plan,
+    fence: &Fence,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
+    crash::at(CrashPoint::StateSave);
+    for table in checkpoint.cursors.keys().filter_map(|key| key.table()) {
+        save_record(target, plan, fence, table, None).await?;
+    }
+    state_store(target)?.save(fence, checkpoint).await?;
+    crash::at(CrashPoint::StateSaved);
+    Ok(())
 }
 
 /// Remembers a destination table in a store that is kept apart from the data.

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{FuturesUnordered, StreamExt};
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::LEASE_RENEWAL_SECONDS;
 use highwater_core::{
@@ -13,7 +12,7 @@ use highwater_core::{
     Result, Source, State, TableName,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::events::Event;
 use crate::groups;
@@ -22,7 +21,7 @@ use crate::ledger::Ledger;
 use crate::options::{RunOptions, SyncRequest, Target};
 use crate::planning::{self, Selector, state_key, state_store};
 use crate::summary::Summary;
-use crate::sync::copy;
+use crate::sync::{copy, task_ended};
 
 /// More writers than this at one destination help nobody.
 const WRITERS_LIMIT: usize = 1024;
@@ -148,7 +147,7 @@ impl<'a> Run<'a> {
     /// table as soon as all its partitions are committed.
     pub(crate) async fn copy_all(&mut self) -> Result<()> {
         let mut waiting = self.jobs().await?.into_iter();
-        let mut working = FuturesUnordered::new();
+        let mut working = JoinSet::new();
         loop {
             while working.len() < self.options.tasks_max.max(1) && !self.options.stop.is_stopping()
             {
@@ -156,10 +155,10 @@ impl<'a> Run<'a> {
                 for table in &job.partition.tables {
                     self.ledger.table_started(table, self.options);
                 }
-                working.push(self.start(job));
+                working.spawn(self.start(job));
             }
-            let Some(done) = working.next().await else { break };
-            self.settle(done).await;
+            let Some(done) = working.join_next().await else { break };
+            self.settle(done.map_err(task_ended)?).await;
         }
         Ok(())
     }
@@ -188,7 +187,7 @@ impl<'a> Run<'a> {
         Ok(jobs)
     }
 
-    /// The future that does a job; it borrows nothing of the run.
+    /// The future that does a job. It borrows nothing of the run, so that jobs run on all cores.
     fn start(&self, job: Job) -> impl Future<Output = Done> + use<> {
         let source = Arc::clone(&self.source);
         let seats: Vec<_> = job

@@ -45,7 +45,8 @@ pub struct TableSummary {
     pub read_mode: ReadMode,
     /// How it was written.
     pub write_mode: WriteMode,
-    /// What its delivery is worth.
+    /// What its delivery is worth, as a word: `exactly_once`, `effectively_once(id)`.
+    #[serde(serialize_with = "as_text")]
     pub guarantee: Guarantee,
     /// Rows that the source sent.
     pub rows_read: u64,
@@ -95,6 +96,10 @@ impl From<&Error> for Failure {
             hint: error.hint_text().map(str::to_owned),
         }
     }
+}
+
+fn as_text<S: serde::Serializer>(guarantee: &Guarantee, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(guarantee)
 }
 
 fn kind_word<S: serde::Serializer>(kind: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {

@@ -97,7 +97,7 @@ async fn commit(
     Ok(())
 }
 
-/// The error of a read that panicked or was cancelled.
-pub(crate) fn read_ended(error: tokio::task::JoinError) -> Error {
-    Error::internal("The read ended unexpectedly").caused_by(error)
+/// The error of a task that panicked or was cancelled.
+pub(crate) fn task_ended(error: tokio::task::JoinError) -> Error {
+    Error::internal("A task of the sync ended unexpectedly").caused_by(error)
 }
