@@ -9,16 +9,19 @@
 //! The saved cursor:
 //!
 //! ```json
-//! {"v": 1, "field": "updated_at", "max": "2026-11-21 03:04:05.000000",
+//! {"v": 1, "field": "updated_at", "max": "2026-11-21 03:04:05.000000", "from": null,
 //!  "columns": ["id", "updated_at"], "boundary": "…", "nulls": "…"}
 //! ```
 //!
 //! - `max`: the canonical text of the greatest cursor delivered, `null` before the first. For
-//!   dates and timestamps it is never after the time of the read: a row from the year 2999 would
-//!   otherwise hide everything that follows. Such rows are known by their hashes until their time
-//!   has come. `max` never goes back.
+//!   dates and timestamps, rows after the time of the read do not count: one from the year 2999
+//!   would otherwise hide everything that follows. Such rows are known by their hashes until
+//!   their time has come. `max` never goes back.
+//! - `from`: where the boundary begins, `max - lookback`, if that is not `max` itself. A read
+//!   never begins before it, so that a longer `lookback` sends nothing twice; it takes effect as
+//!   `max` grows.
 //! - `boundary`: base64 of the sorted hashes (16 bytes each, little endian) of the delivered rows
-//!   with `cursor >= max - lookback`; repeated for equal rows.
+//!   with `cursor >= from`; repeated for equal rows.
 //! - `nulls`: the same for delivered rows without a cursor. They are read every time, because
 //!   nothing tells when one appears or changes.
 //! - `columns`: what the hashes were made of. A column that is added later is left out when rows
@@ -61,6 +64,8 @@ struct Saved {
     field: String,
     #[serde(default)]
     max: Option<String>,
+    #[serde(default)]
+    from: Option<String>,
     #[serde(default)]
     columns: Vec<String>,
     #[serde(default)]
@@ -119,21 +124,15 @@ impl InclusiveCursor {
                 .context("column", name)
         })?;
         let (field, saved) = (field.clone(), parse(saved, name, &table)?);
-        let max = match &saved.max {
-            Some(text) => Some(position::from_text(&field, text).map_err(|error| {
-                error.context("table", &table).hint(reset_hint(&table))
-            })?),
-            None => None,
+        let damaged = |error: Error| error.context("table", &table).hint(reset_hint(&table));
+        let place = |text: &Option<String>| {
+            text.as_ref().map(|text| position::from_text(&field, text)).transpose()
         };
-        let floor = match &max {
-            Some(max) => Some(position::before(&field, max, plan.lookback).ok_or_else(|| {
-                Error::config("`lookback` has no meaning for this cursor field")
-                    .context("table", &table)
-                    .context("column", name)
-                    .hint("leave `lookback` out, or choose a number, date or timestamp")
-            })?),
-            None => None,
-        };
+        let max = place(&saved.max).map_err(damaged)?;
+        let from = place(&saved.from).map_err(damaged)?.or_else(|| {
+            // Without hashes there is nothing to be sent twice: a position that was set by hand.
+            max.clone().filter(|_| !saved.boundary.is_empty())
+        });
         let columns: Vec<_> = plan.source.column_names().collect();
         let hasher = RowHasher::new(&schema, &columns)
             .ok_or_else(|| Error::internal("A table lacks its own column"))?;
@@ -146,8 +145,7 @@ impl InclusiveCursor {
         }
         let comparable = known.is_some();
         let hashes = |text: &str| if comparable { decode(text) } else { Ok(Hashes::new()) };
-        let damaged = |error: Error| error.context("table", &table).hint(reset_hint(&table));
-        Ok(Self {
+        let mut cursor = Self {
             cap: position::of_instant(&field, now),
             same_columns: saved.columns.iter().map(String::as_str).eq(columns.iter().copied()),
             delivered: hashes(&saved.boundary).map_err(damaged)?,
@@ -159,7 +157,7 @@ impl InclusiveCursor {
             at,
             lookback: plan.lookback,
             null_cursor: plan.null_cursor,
-            floor,
+            floor: from,
             max,
             known,
             hasher,
@@ -167,7 +165,9 @@ impl InclusiveCursor {
             prune_at: 4096,
             nulls: Vec::new(),
             excluded: 0,
-        })
+        };
+        cursor.floor = cursor.next_floor()?;
+        Ok(cursor)
     }
 
     /// Where the read begins: rows with `cursor >= this` have to be read, rows before it may be
@@ -266,14 +266,16 @@ impl InclusiveCursor {
         let boundary = self.boundary.iter().map(|(_, hash)| *hash).collect();
         let nulls = if self.null_cursor == NullCursor::Exclude {
             // Should they be included again later, what was delivered is still known.
-            self.saved_nulls
+            self.saved_nulls.clone()
         } else {
-            encode(self.nulls)
+            encode(std::mem::take(&mut self.nulls))
         };
+        let text = |place: &Position| position::to_text(&self.field, place);
         let saved = Saved {
             v: 1,
             field: self.field.name().clone(),
-            max: self.max.as_ref().map(|max| position::to_text(&self.field, max)).transpose()?,
+            max: self.max.as_ref().map(text).transpose()?,
+            from: floor.filter(|_| self.lookback > 0).as_ref().map(text).transpose()?,
             columns: self.schema.fields().iter().map(|f| f.name().clone()).collect(),
             boundary: encode(boundary),
             nulls,
@@ -284,30 +286,30 @@ impl InclusiveCursor {
 
     /// Moves the maximum to the greatest place, up to the cap.
     fn advance(&mut self, places: &[Option<Position>]) {
-        let greatest = places.iter().flatten().max_by(|a, b| a.compare(b));
-        let Some(greatest) = greatest else { return };
-        let reached = match &self.cap {
-            Some(cap) if greatest.compare(cap).is_gt() => {
-                // The greatest place that is not after the cap may be before it.
-                let honest = places.iter().flatten().filter(|p| p.compare(cap).is_le());
-                honest.max_by(|a, b| a.compare(b)).unwrap_or(cap)
-            }
-            _ => greatest,
-        };
+        let honest = places
+            .iter()
+            .flatten()
+            .filter(|place| self.cap.as_ref().is_none_or(|cap| place.compare(cap).is_le()));
+        let Some(reached) = honest.max_by(|a, b| a.compare(b)) else { return };
         if self.max.as_ref().is_none_or(|max| reached.compare(max).is_gt()) {
             self.max = Some(reached.clone());
         }
     }
 
-    /// Where the next read begins if this one ended now.
+    /// Where the next read begins if this one ended now: never before this one began, because
+    /// what lies there was not looked at.
     fn next_floor(&self) -> Result<Option<Position>> {
         let Some(max) = &self.max else { return Ok(None) };
-        position::before(&self.field, max, self.lookback).map(Some).ok_or_else(|| {
+        let from = position::before(&self.field, max, self.lookback).ok_or_else(|| {
             Error::config("`lookback` has no meaning for this cursor field")
                 .context("table", &self.table)
                 .context("column", self.field.name())
                 .hint("leave `lookback` out, or choose a number, date or timestamp")
-        })
+        })?;
+        Ok(Some(match &self.floor {
+            Some(floor) if floor.compare(&from).is_gt() => floor.clone(),
+            _ => from,
+        }))
     }
 
     fn is_before_floor(&self, place: &Position) -> bool {
@@ -376,6 +378,7 @@ fn parse(saved: Option<&Cursor>, field: &str, table: &TableName) -> Result<Saved
             v: 1,
             field: field.to_owned(),
             max: None,
+            from: None,
             columns: Vec::new(),
             boundary: String::new(),
             nulls: String::new(),

@@ -116,8 +116,7 @@ fn values<'a>(field: &Field, array: &'a dyn Array) -> Result<Values<'a>> {
                     .context("column", field.name()));
             }
             let column = TextColumn::new(field, array)?;
-            let numeric =
-                matches!(logical, LogicalType::Numeric | LogicalType::Decimal { .. });
+            let numeric = matches!(logical, LogicalType::Numeric | LogicalType::Decimal { .. });
             Box::new(move |row| {
                 let mut text = String::new();
                 column.write(row, &mut text);
@@ -314,8 +313,23 @@ mod tests {
     #[test]
     fn decimal_texts_compare_by_value() {
         let sorted = [
-            "-Infinity", "-1e40", "-12.5", "-12.49", "-0.001", "0", "0.0009", "0.001", "1", "1.5",
-            "9", "10", "10.01", "123456789012345678901234567890", "1e300", "Infinity", "NaN",
+            "-Infinity",
+            "-1e40",
+            "-12.5",
+            "-12.49",
+            "-0.001",
+            "0",
+            "0.0009",
+            "0.001",
+            "1",
+            "1.5",
+            "9",
+            "10",
+            "10.01",
+            "123456789012345678901234567890",
+            "1e300",
+            "Infinity",
+            "NaN",
         ];
         for (i, a) in sorted.iter().enumerate() {
             for (j, b) in sorted.iter().enumerate() {
