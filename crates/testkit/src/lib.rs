@@ -9,3 +9,5 @@
 
 pub mod postgres;
 pub mod proxy;
+pub mod rows;
+pub mod tables;
