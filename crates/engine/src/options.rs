@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use highwater_core::{Destination, MetadataColumns, NullCursor, ReadMode, WriteMode};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::events::Observer;
 
@@ -92,19 +93,34 @@ pub struct RunOptions {
 }
 
 /// Asks a run to stop. Clones share the signal.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct StopSignal {
+    /// What sources look at between batches.
     pub(crate) flag: Arc<AtomicBool>,
+    asked: Arc<watch::Sender<bool>>,
+}
+
+impl Default for StopSignal {
+    fn default() -> Self {
+        Self { flag: Arc::default(), asked: Arc::new(watch::channel(false).0) }
+    }
 }
 
 impl StopSignal {
     /// Asks for the stop.
     pub fn stop(&self) {
         self.flag.store(true, Ordering::Relaxed);
+        self.asked.send_replace(true);
     }
 
     /// Whether the stop was asked for.
     pub fn is_stopping(&self) -> bool {
         self.flag.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the stop is asked for; at once when it was.
+    pub async fn stopped(&self) {
+        // The sender lives in `self`, so the wait cannot fail.
+        let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
     }
 }

@@ -138,11 +138,18 @@ impl Planner<'_> {
         let plan = Plan {
             sync: self.request.sync.clone(),
             sync_id: self.run.id.clone(),
-            started_at: self.run.started_at,
+            started_at: self.started_at(),
             state_with_data: self.target.backend.is_none(),
             tables,
         };
         Ok(Planned { plan, refused })
+    }
+
+    /// The time of the run, later than that of any run before even when the clock went back:
+    /// stale rows are told by it.
+    fn started_at(&self) -> Instant {
+        let finished = self.state.tables.values().filter_map(|t| t.finished_at).max();
+        finished.map_or(self.run.started_at, |f| self.run.started_at.max(Instant(f.0 + 1)))
     }
 
     /// Settles modes, keys and columns of a table, without looking at the destination's table.

@@ -4,7 +4,9 @@
 //! what these two do. The order inside `copy` is the promise of the project: rows and cursor are
 //! committed first (together, or rows before cursor), and only then the source is told.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use highwater_core::crash::{self, CrashPoint};
@@ -22,6 +24,9 @@ use crate::summary::Summary;
 /// Messages between a source and its writers: enough to keep both busy, few enough to keep
 /// memory small.
 const MESSAGES_IN_FLIGHT: usize = 4;
+
+/// How long a source that was asked to stop may go on to its next checkpoint.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a sync to its end: takes the leases, makes the plan, copies every partition, finishes
 /// every table that is complete, gives the leases back.
@@ -55,10 +60,18 @@ pub(crate) async fn copy(
     let (output, mut messages) =
         Output::bounded(MESSAGES_IN_FLIGHT, Arc::clone(&site.options.stop.flag));
     let reading = site.spawn_read(Arc::clone(source), partition.clone(), output);
-    while let Some(message) = messages.recv().await {
+    let mut out_of_patience = pin!(site.stopped_for(STOP_PATIENCE));
+    loop {
+        let message = tokio::select! {
+            message = messages.recv() => message,
+            () = &mut out_of_patience => return Ok(Completion::Stopped),
+        };
         match message {
-            Message::Batch(batch) => write(lanes, &batch, site).await,
-            Message::Checkpoint(checkpoint) => commit(source, lanes, &checkpoint, site).await?,
+            Some(Message::Batch(batch)) => write(lanes, &batch, site).await,
+            Some(Message::Checkpoint(checkpoint)) => {
+                commit(source, lanes, &checkpoint, site).await?;
+            }
+            None => break,
         }
         if lanes.iter().all(Lane::has_failed) {
             // Nobody is left to write to. Dropping the receiver ends the read.
