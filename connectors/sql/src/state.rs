@@ -18,7 +18,7 @@
 //! everything else is text. A missing namespace is the empty text, and [`CursorKey::Global`] has
 //! an empty table name.
 
-use highwater_core::{CursorKey, TableName};
+use highwater_core::{CursorKey, Error, Fence, TableName};
 
 use crate::dialect::Dialect;
 
@@ -208,7 +208,13 @@ impl StateSql<'_> {
              DO UPDATE SET identity = excluded.identity, columns = excluded.columns, \
              finished_epoch = excluded.finished_epoch, finished_at = excluded.finished_at",
             self.0.internal("tables"),
-            p[0], p[1], p[2], p[3], p[4], p[5], p[6],
+            p[0],
+            p[1],
+            p[2],
+            p[3],
+            p[4],
+            p[5],
+            p[6],
         )
     }
 
@@ -244,6 +250,14 @@ impl StateSql<'_> {
     fn parameters<const N: usize>(&self) -> [String; N] {
         std::array::from_fn(|i| self.0.parameter(i + 1))
     }
+}
+
+/// The error of a run that may not commit any more.
+pub fn fenced(fence: &Fence) -> Error {
+    Error::fenced("A newer run of this sync has taken over; nothing of this one was committed")
+        .context("sync", &fence.sync)
+        .context("epoch", fence.epoch)
+        .hint("if two schedules start the same sync, keep one; otherwise run it again")
 }
 
 /// The columns `table_namespace, table_name, partition_id` of a cursor.

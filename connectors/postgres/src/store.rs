@@ -1,0 +1,346 @@
+//! State in PostgreSQL: the tables of `connectors/sql` in the schema `_highwater`.
+//!
+//! Every method is one transaction. The lease row is the fence: a writer share-locks it from its
+//! check to its COMMIT, so that a take-over waits for a commit in progress. A run that was stopped
+//! in the middle of a commit would hold that lock for ever; whoever may take the lease over ends
+//! the sessions of the older run first.
+
+use async_trait::async_trait;
+use highwater_core::crash::{self, CrashPoint};
+use highwater_core::{
+    Checkpoint, Cursor, CursorKey, Error, Fence, Instant, Lease, LeaseRequest, Result, State,
+    StateStore, TableName, TableRecord,
+};
+use highwater_sql::Dialect;
+use highwater_sql::state::{StateSql, fenced, key_columns, key_from_columns};
+use highwater_sql::state::{table_columns, table_from_columns};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+
+use crate::catalog::get;
+use crate::conninfo::Target;
+use crate::dialect::{PostgresDialect, STATE_SCHEMA};
+use crate::session::{Session, literal, quote};
+
+const SQL: StateSql<'static> = StateSql(&PostgresDialect);
+
+/// Two runs that create the state tables at the same time do so one after the other.
+const CREATION_LOCK: i64 = 0x6869_6768_7761_7465;
+
+/// State in one database, over a session of its own.
+pub(crate) struct PostgresStore {
+    target: Target,
+    session: Mutex<Option<Session>>,
+}
+
+/// An open transaction; dropping it without a commit closes the session.
+struct Transaction<'a> {
+    slot: MutexGuard<'a, Option<Session>>,
+    session: Session,
+}
+
+impl Transaction<'_> {
+    async fn rows(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let rows = self.session.query(sql, parameters).await;
+        rows.map_err(|e| self.session.error("read the state", e))
+    }
+
+    async fn run(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        let changed = self.session.execute(sql, parameters).await;
+        changed.map_err(|e| self.session.error("write the state", e))
+    }
+
+    /// # Errors
+    /// `Fenced` when a newer run holds the lease.
+    async fn check_fence(&self, fence: &Fence) -> Result<()> {
+        let rows = self.rows(&SQL.check_fence(), &[&fence.sync, &epoch(fence)]).await?;
+        if rows.is_empty() { Err(fenced(fence)) } else { Ok(()) }
+    }
+
+    async fn now(&self) -> Result<Instant> {
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        let rows = self.rows(sql, &[]).await?;
+        rows.first().map_or(Ok(Instant::now()), |row| Ok(Instant(get(row, 0)?)))
+    }
+
+    async fn commit(mut self) -> Result<()> {
+        self.session.run("commit the state", "COMMIT").await?;
+        *self.slot = Some(self.session);
+        Ok(())
+    }
+}
+
+impl PostgresStore {
+    pub(crate) fn new(target: Target) -> Self {
+        Self { target, session: Mutex::new(None) }
+    }
+
+    async fn begin(&self) -> Result<Transaction<'_>> {
+        let mut slot = self.session.lock().await;
+        let session = match slot.take() {
+            Some(session) if !session.is_closed() => session,
+            _ => Session::open(&self.target, &[]).await?,
+        };
+        session.run("begin", "BEGIN").await?;
+        Ok(Transaction { slot, session })
+    }
+
+    /// A transaction, or `None` when there is no state in this database.
+    async fn begin_if_exists(&self) -> Result<Option<Transaction<'_>>> {
+        let transaction = self.begin().await?;
+        let lease = literal(&PostgresDialect.internal("lease"));
+        let rows =
+            transaction.rows(&format!("SELECT to_regclass({lease}) IS NOT NULL"), &[]).await?;
+        let exists = rows.first().map_or(Ok(false), |row| get(row, 0))?;
+        if exists {
+            return Ok(Some(transaction));
+        }
+        transaction.commit().await?;
+        Ok(None)
+    }
+
+    async fn create(&self) -> Result<()> {
+        if let Some(transaction) = self.begin_if_exists().await? {
+            return transaction.commit().await;
+        }
+        let transaction = self.begin().await?;
+        let lock = format!("SELECT pg_advisory_xact_lock({CREATION_LOCK})");
+        let schema = format!("CREATE SCHEMA IF NOT EXISTS {}", quote(STATE_SCHEMA));
+        let statements = [vec![lock, schema], SQL.create()].concat().join("; ");
+        transaction.session.run("create the state tables", &statements).await?;
+        transaction.commit().await
+    }
+
+    /// Ends the sessions of older runs: the lease may be taken, so they may not commit any more.
+    /// Where this role may not, their locks time out.
+    async fn end_older_sessions(&self, sync: &str) -> Result<()> {
+        let transaction = self.begin().await?;
+        let pattern = format!("{}%", writer_name_prefix(sync));
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE application_name LIKE $1 AND pid <> pg_backend_pid() \
+                   AND usename = current_user";
+        transaction.rows(sql, &[&pattern]).await?;
+        transaction.commit().await
+    }
+
+    async fn state(transaction: &Transaction<'_>, sync: &str) -> Result<State> {
+        let mut state = State::default();
+        for row in transaction.rows(&SQL.look_at_lease(false), &[&sync]).await? {
+            state.lease = Some(lease(&row)?);
+        }
+        for row in transaction.rows(&SQL.cursors(), &[&sync]).await? {
+            let (namespace, name, partition, position): (String, String, String, String) =
+                (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?, get(&row, 3)?);
+            let key = key_from_columns(&namespace, &name, &partition);
+            state.cursors.insert(key, Cursor(parse(&position)?));
+        }
+        for row in transaction.rows(&SQL.tables(), &[&sync]).await? {
+            let (namespace, name, columns): (String, String, String) =
+                (get(&row, 0)?, get(&row, 1)?, get(&row, 3)?);
+            let record = TableRecord {
+                identity: get(&row, 2)?,
+                columns: parse(&columns)?,
+                rows_total: unsigned(get(&row, 4)?),
+                finished_epoch: get::<Option<i64>>(&row, 5)?.map(unsigned),
+                finished_at: get::<Option<i64>>(&row, 6)?.map(Instant),
+            };
+            state.tables.insert(table_from_columns(&namespace, &name), record);
+        }
+        Ok(state)
+    }
+}
+
+#[async_trait]
+impl StateStore for PostgresStore {
+    async fn open(&self, sync: &str, request: &LeaseRequest) -> Result<State> {
+        self.create().await?;
+        // First without a lock: a commit of the run that holds the lease may go on for long.
+        let looked = self.look(sync).await?;
+        if let Some(held) = &looked.lease {
+            let transaction = self.begin().await?;
+            let now = transaction.now().await?;
+            transaction.commit().await?;
+            request.may_take(sync, Some(held), now)?;
+            self.end_older_sessions(sync).await?;
+        }
+        let transaction = self.begin().await?;
+        let now = transaction.now().await?;
+        let rows = transaction.rows(&SQL.look_at_lease(true), &[&sync]).await?;
+        let held = rows.first().map(lease).transpose()?;
+        request.may_take(sync, held.as_ref(), now)?;
+        let owner = text(&request.owner)?;
+        let rows = transaction.rows(&SQL.take_lease(), &[&sync, &owner, &now.0]).await?;
+        let Some(row) = rows.first() else {
+            return Err(Error::internal("Taking the lease returned no row").context("sync", sync));
+        };
+        let epoch: i64 = get(row, 0)?;
+        transaction.run(&SQL.forget_sequences(), &[&sync, &epoch]).await?;
+        let mut state = Self::state(&transaction, sync).await?;
+        transaction.commit().await?;
+        crash::at(CrashPoint::LeaseTaken);
+        state.fence = Some(Fence { sync: sync.to_owned(), epoch: unsigned(epoch) });
+        Ok(state)
+    }
+
+    async fn renew(&self, fence: &Fence) -> Result<()> {
+        let transaction = self.begin().await?;
+        let now = transaction.now().await?;
+        let sql = SQL.renew_lease();
+        let changed =
+            transaction.session.execute(&sql, &[&fence.sync, &epoch(fence), &now.0]).await;
+        match changed {
+            Ok(0) => Err(fenced(fence)),
+            Ok(_) => transaction.commit().await,
+            // Our own commit holds the row: a sign of life comes with it.
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(()),
+            Err(error) => Err(transaction.session.error("renew the lease", error)),
+        }
+    }
+
+    async fn save(&self, fence: &Fence, checkpoint: &Checkpoint) -> Result<()> {
+        let transaction = self.begin().await?;
+        transaction.check_fence(fence).await?;
+        save_cursors(&transaction.session, fence, checkpoint).await?;
+        transaction.commit().await
+    }
+
+    async fn save_table(
+        &self,
+        fence: &Fence,
+        table: &TableName,
+        record: &TableRecord,
+    ) -> Result<()> {
+        let transaction = self.begin().await?;
+        transaction.check_fence(fence).await?;
+        save_record(&transaction.session, fence, table, record).await?;
+        transaction.commit().await
+    }
+
+    async fn release(&self, fence: &Fence) -> Result<()> {
+        let transaction = self.begin().await?;
+        transaction.run(&SQL.release_lease(), &[&fence.sync, &epoch(fence)]).await?;
+        transaction.commit().await
+    }
+
+    async fn look(&self, sync: &str) -> Result<State> {
+        let Some(transaction) = self.begin_if_exists().await? else {
+            return Ok(State::default());
+        };
+        let state = Self::state(&transaction, sync).await?;
+        transaction.commit().await?;
+        Ok(state)
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        let Some(transaction) = self.begin_if_exists().await? else { return Ok(Vec::new()) };
+        let rows = transaction.rows(&SQL.list(), &[]).await?;
+        let names = rows.iter().map(|row| get(row, 0)).collect::<Result<_>>()?;
+        transaction.commit().await?;
+        Ok(names)
+    }
+
+    async fn set(&self, fence: &Fence, key: &CursorKey, cursor: Option<&Cursor>) -> Result<()> {
+        let transaction = self.begin().await?;
+        transaction.check_fence(fence).await?;
+        if let Some(cursor) = cursor {
+            let checkpoint = Checkpoint::of(key.clone(), cursor.0.clone());
+            save_cursors(&transaction.session, fence, &checkpoint).await?;
+        } else {
+            let [namespace, name, partition] = key_columns(key);
+            let sync = &fence.sync;
+            transaction.run(&SQL.forget_cursor(), &[sync, &namespace, &name, &partition]).await?;
+            transaction.run(&SQL.forget_table(), &[sync, &namespace, &name]).await?;
+        }
+        transaction.commit().await
+    }
+}
+
+/// Writes cursors in the session's open transaction.
+pub(crate) async fn save_cursors(
+    session: &Session,
+    fence: &Fence,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
+    let sql = SQL.save_cursor();
+    let now = Instant::now().0;
+    for (key, cursor) in &checkpoint.cursors {
+        let [namespace, name, partition] = key_columns(key);
+        let position = cursor.0.to_string();
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&fence.sync, &namespace, &name, &partition, &position, &epoch(fence), &now];
+        session
+            .execute(&sql, &parameters)
+            .await
+            .map_err(|e| session.error("save the cursor", e))?;
+    }
+    Ok(())
+}
+
+/// Writes what is remembered of a table in the session's open transaction; `rows_total` is added
+/// to what is there.
+pub(crate) async fn save_record(
+    session: &Session,
+    fence: &Fence,
+    table: &TableName,
+    record: &TableRecord,
+) -> Result<()> {
+    let (namespace, name) = table_columns(table);
+    let columns = text(&record.columns)?;
+    let rows = signed(record.rows_total);
+    let failed = |e| session.error("save the table's record", e);
+    let parameters: [&(dyn ToSql + Sync); 6] =
+        [&fence.sync, &namespace, &name, &record.identity, &columns, &rows];
+    session.execute(&SQL.save_table(), &parameters).await.map_err(failed)?;
+    if let (Some(epoch), Some(at)) = (record.finished_epoch, record.finished_at) {
+        let epoch = signed(epoch);
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&fence.sync, &namespace, &name, &record.identity, &columns, &epoch, &at.0];
+        session.execute(&SQL.finish_table(), &parameters).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The `application_name` of a session that writes under this fence: a newer run finds it by the
+/// prefix and ends it.
+pub(crate) fn writer_name(fence: &Fence) -> String {
+    format!("{}{}", writer_name_prefix(&fence.sync), fence.epoch)
+}
+
+/// At most 63 bytes are kept of an application name, so the sync is in it as a hash.
+fn writer_name_prefix(sync: &str) -> String {
+    format!("highwater {:016x} ", xxhash_rust::xxh3::xxh3_64(sync.as_bytes()))
+}
+
+/// The epoch as PostgreSQL stores it.
+pub(crate) fn epoch(fence: &Fence) -> i64 {
+    signed(fence.epoch)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn text(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|e| Error::internal("The state cannot be written as JSON").caused_by(e))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|e| {
+        Error::internal("The state tables hold something that is no state").caused_by(e)
+    })
+}
+
+fn lease(row: &Row) -> Result<Lease> {
+    Ok(Lease {
+        owner: parse(&get::<String>(row, 1)?)?,
+        renewed_at: Instant(get(row, 2)?),
+        released: get::<i16>(row, 3)? != 0,
+    })
+}
