@@ -9,17 +9,18 @@
 //! The saved cursor:
 //!
 //! ```json
-//! {"v": 1, "field": "updated_at", "max": "2026-11-21 03:04:05.000000", "from": null,
-//!  "columns": ["id", "updated_at"], "boundary": "…", "nulls": "…"}
+//! {"v": 1, "field": "updated_at", "max": "2026-11-21 03:04:05.000000",
+//!  "from": "2026-11-21 03:04:05.000000", "columns": ["id", "updated_at"],
+//!  "boundary": "…", "nulls": "…"}
 //! ```
 //!
 //! - `max`: the canonical text of the greatest cursor delivered, `null` before the first. For
 //!   dates and timestamps, rows after the time of the read do not count: one from the year 2999
 //!   would otherwise hide everything that follows. Such rows are known by their hashes until
 //!   their time has come. `max` never goes back.
-//! - `from`: where the boundary begins, `max - lookback`, if that is not `max` itself. A read
-//!   never begins before it, so that a longer `lookback` sends nothing twice; it takes effect as
-//!   `max` grows.
+//! - `from`: where the boundary begins, `max - lookback`. A read never begins before it, so that a
+//!   longer `lookback` sends nothing twice; it takes effect as `max` grows. A cursor set by hand
+//!   may leave out everything but `v`, `field` and `max`.
 //! - `boundary`: base64 of the sorted hashes (16 bytes each, little endian) of the delivered rows
 //!   with `cursor >= from`; repeated for equal rows.
 //! - `nulls`: the same for delivered rows without a cursor. They are read every time, because
@@ -123,16 +124,19 @@ impl InclusiveCursor {
                 .context("table", &table)
                 .context("column", name)
         })?;
+        if plan.lookback > 0 && !position::knows_distance(field) {
+            return Err(Error::config("`lookback` has no meaning for this cursor field")
+                .context("table", &table)
+                .context("column", name)
+                .hint("leave `lookback` out, or choose a number, date or timestamp"));
+        }
         let (field, saved) = (field.clone(), parse(saved, name, &table)?);
         let damaged = |error: Error| error.context("table", &table).hint(reset_hint(&table));
         let place = |text: &Option<String>| {
             text.as_ref().map(|text| position::from_text(&field, text)).transpose()
         };
         let max = place(&saved.max).map_err(damaged)?;
-        let from = place(&saved.from).map_err(damaged)?.or_else(|| {
-            // Without hashes there is nothing to be sent twice: a position that was set by hand.
-            max.clone().filter(|_| !saved.boundary.is_empty())
-        });
+        let from = place(&saved.from).map_err(damaged)?;
         let columns: Vec<_> = plan.source.column_names().collect();
         let hasher = RowHasher::new(&schema, &columns)
             .ok_or_else(|| Error::internal("A table lacks its own column"))?;
@@ -176,12 +180,16 @@ impl InclusiveCursor {
         self.floor.as_ref()
     }
 
-    /// The canonical text of [`Self::floor`].
+    /// The canonical text of [`Self::floor`], moved back by `margin` (as `lookback`: seconds or
+    /// units).
     ///
     /// # Errors
-    /// `Internal` when the position is no value of the field's type.
-    pub fn floor_text(&self) -> Result<Option<String>> {
-        self.floor.as_ref().map(|floor| position::to_text(&self.field, floor)).transpose()
+    /// `Internal` when the type knows no distance and `margin` is not 0.
+    pub fn floor_text(&self, margin: u64) -> Result<Option<String>> {
+        let Some(floor) = &self.floor else { return Ok(None) };
+        let place = position::before(&self.field, floor, margin)
+            .ok_or_else(|| Error::internal("A cursor field knows no distance"))?;
+        position::to_text(&self.field, &place).map(Some)
     }
 
     /// The cursor field.
@@ -275,7 +283,7 @@ impl InclusiveCursor {
             v: 1,
             field: self.field.name().clone(),
             max: self.max.as_ref().map(text).transpose()?,
-            from: floor.filter(|_| self.lookback > 0).as_ref().map(text).transpose()?,
+            from: floor.as_ref().map(text).transpose()?,
             columns: self.schema.fields().iter().map(|f| f.name().clone()).collect(),
             boundary: encode(boundary),
             nulls,
@@ -300,12 +308,8 @@ impl InclusiveCursor {
     /// what lies there was not looked at.
     fn next_floor(&self) -> Result<Option<Position>> {
         let Some(max) = &self.max else { return Ok(None) };
-        let from = position::before(&self.field, max, self.lookback).ok_or_else(|| {
-            Error::config("`lookback` has no meaning for this cursor field")
-                .context("table", &self.table)
-                .context("column", self.field.name())
-                .hint("leave `lookback` out, or choose a number, date or timestamp")
-        })?;
+        let from = position::before(&self.field, max, self.lookback)
+            .ok_or_else(|| Error::internal("A cursor field knows no distance"))?;
         Ok(Some(match &self.floor {
             Some(floor) if floor.compare(&from).is_gt() => floor.clone(),
             _ => from,

@@ -1,1 +1,51 @@
-//! highwater-sqlite
+//! SQLite as source and destination: the embedded default.
+//!
+//! [`SqliteConnector`] is all that others see. `source.rs` and `read.rs` read, `types.rs` says
+//! what a declared type means.
+
+mod catalog;
+mod config;
+mod connection;
+mod cursor;
+mod read;
+mod reader;
+mod source;
+mod types;
+
+use async_trait::async_trait;
+use highwater_core::{Connector, Result, Role, Source};
+use serde_json::Value;
+
+use crate::config::{Location, Spec};
+use crate::source::SqliteSource;
+
+/// The connector of kind `sqlite`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SqliteConnector;
+
+#[async_trait]
+impl Connector for SqliteConnector {
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        &["sqlite"]
+    }
+
+    fn url_schemes(&self) -> &'static [&'static str] {
+        &["sqlite"]
+    }
+
+    fn spec_from_url(&self, url: &str, _role: Role) -> Result<Value> {
+        Location::spec_from_url(url)
+    }
+
+    fn spec_schema(&self, _role: Role) -> Value {
+        schemars::schema_for!(Spec).to_value()
+    }
+
+    async fn source(&self, spec: Value) -> Result<Box<dyn Source>> {
+        Ok(Box::new(SqliteSource::new(&Spec::parse(spec)?)?))
+    }
+}

@@ -231,6 +231,12 @@ pub(super) fn before(field: &Field, position: &Position, lookback: u64) -> Optio
     integer(position).map(|at| Position::Integer(at.saturating_sub(distance).max(lowest)))
 }
 
+/// Whether [`before`] has an answer for a distance other than 0.
+pub(super) fn knows_distance(field: &Field) -> bool {
+    let probe = |position| before(field, &position, 1).is_some();
+    probe(Position::Integer(0)) || probe(Position::Float(0.0))
+}
+
 fn integer(position: &Position) -> Option<i128> {
     match position {
         Position::Integer(value) => Some(*value),

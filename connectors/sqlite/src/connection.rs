@@ -1,0 +1,147 @@
+//! Connections to a database file, and what SQLite's errors mean to the user.
+
+use std::path::Path;
+use std::time::Duration;
+
+use highwater_core::{Error, Result};
+use rusqlite::ffi::ErrorCode;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::config::Location;
+
+/// How long a statement waits for a lock that another process holds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens an existing file for reading.
+///
+/// # Errors
+/// `Config` when there is no such file or it is no database, `Transient` when it is locked.
+pub(crate) fn open_read_only(location: &Location) -> Result<Connection> {
+    let path = &location.path;
+    if !path.exists() {
+        return Err(Error::config("No such file")
+            .context("path", path.display())
+            .hint(format!("check the path; it is relative to {}", current_folder())));
+    }
+    if path.is_dir() {
+        return Err(Error::config("The path is a folder, not a database file")
+            .context("path", path.display())
+            .hint("name the file in it"));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&location.name, flags)
+        .and_then(|connection| {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            // SQLite opens lazily: only a first read finds out what the file is.
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            Ok(connection)
+        })
+        .map_err(|error| explain(error, path))?;
+    Ok(connection)
+}
+
+/// Opens a file for writing, and creates it where the folder exists.
+///
+/// # Errors
+/// As [`open_read_only`]; `Config` when the file or its folder cannot be written.
+pub(crate) fn open_read_write(location: &Location) -> Result<Connection> {
+    let path = &location.path;
+    let folder = location.folder();
+    if !folder.is_dir() {
+        return Err(Error::config("The folder of the database file does not exist")
+            .context("path", path.display())
+            .hint(format!("mkdir -p {}", folder.display())));
+    }
+    if path.is_dir() {
+        return Err(Error::config("The path is a folder, not a database file")
+            .context("path", path.display())
+            .hint("name the file in it"));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&location.name, flags)
+        .and_then(|connection| {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            Ok(connection)
+        })
+        .map_err(|error| explain(error, path))?;
+    Ok(connection)
+}
+
+fn current_folder() -> String {
+    std::env::current_dir().map_or_else(|_| ".".to_owned(), |path| path.display().to_string())
+}
+
+/// What an error of SQLite means, with the path and one thing to do about it.
+pub(crate) fn explain(error: rusqlite::Error, path: &Path) -> Error {
+    let explained = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            Error::transient("Another process keeps the database locked")
+                .hint("end the other writer, or run the same command again later")
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            Error::config("The database cannot be written")
+                .hint(format!("chmod u+w {0} and the folder it is in", path.display()))
+        }
+        Some(ErrorCode::CannotOpen) => Error::config("The database cannot be opened").hint(
+            "check that the file and its folder can be read and written; a read-only copy opens \
+             with connection_string: file:PATH?immutable=1",
+        ),
+        Some(ErrorCode::NotADatabase) => Error::config("The file is not a SQLite database")
+            .hint("check the path; files of other kinds are read with `path: file`"),
+        Some(ErrorCode::DatabaseCorrupt) => Error::data("The database file is damaged")
+            .hint(format!("sqlite3 {} 'PRAGMA integrity_check'", path.display())),
+        Some(ErrorCode::DiskFull) => Error::transient("The disk is full")
+            .hint("free some space and run the same command again; nothing was committed"),
+        Some(ErrorCode::SystemIoFailure) => Error::transient("Reading or writing the file failed")
+            .hint("check the disk and run the same command again"),
+        Some(ErrorCode::OperationInterrupted) => Error::interrupted("The read was given up"),
+        Some(ErrorCode::ConstraintViolation) => {
+            Error::data("A row breaks a rule of the destination table")
+        }
+        Some(ErrorCode::TooBig) => Error::data("A value or a row is larger than SQLite can store"),
+        Some(ErrorCode::SchemaChanged) => {
+            Error::transient("The tables were changed while they were read")
+        }
+        _ if is_missing_name(&error) => Error::schema("A table or column is not there any more")
+            .hint("run the same command again: the tables are looked at first"),
+        _ => Error::internal("SQLite refused a statement"),
+    };
+    explained.context("path", path.display()).caused_by(error)
+}
+
+fn is_missing_name(error: &rusqlite::Error) -> bool {
+    let text = error.to_string();
+    ["no such table", "no such column", "has no column named"].iter().any(|w| text.contains(w))
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_core::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_file_and_a_file_that_is_no_database_say_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Location::parse(folder.path().join("no.db").to_str().unwrap()).unwrap();
+        let error = open_read_only(&missing).unwrap_err();
+        assert_eq!((error.kind(), error.message()), (ErrorKind::Config, "No such file"));
+        assert!(!missing.path.exists(), "a source never creates a file");
+
+        let text = folder.path().join("text.db");
+        std::fs::write(&text, "this is certainly not a database, but a text".repeat(40)).unwrap();
+        let error = open_read_only(&Location::parse(text.to_str().unwrap()).unwrap()).unwrap_err();
+        assert_eq!(error.message(), "The file is not a SQLite database");
+
+        let nowhere = folder.path().join("none").join("x.db");
+        let nowhere = Location::parse(nowhere.to_str().unwrap()).unwrap();
+        let error = open_read_write(&nowhere).unwrap_err();
+        assert!(error.hint_text().unwrap().starts_with("mkdir -p"));
+    }
+}

@@ -1,0 +1,155 @@
+//! The cursor field in SQLite's own order: which columns qualify, and the condition that finds
+//! the rows from a position on.
+//!
+//! SQLite orders values by storage class first, and dates and times are text. A condition here
+//! finds every row at or after the position, and may find a few before it: those are dropped by
+//! value ([`highwater_sql::boundary`]). So it does not matter whether a timestamp has a `T`, a
+//! zone or fewer digits. Years are those from 0000 to 9999.
+
+use arrow_schema::Field;
+use highwater_core::types::declared_in;
+use highwater_core::{Error, LogicalType, Result, Table, TablePlan};
+use highwater_sql::boundary::InclusiveCursor;
+use rusqlite::Connection;
+use rusqlite::types::Value;
+
+use crate::catalog::{Relation, quote};
+use crate::types::SYSTEM;
+
+/// A zone can move a text by this much: how much earlier than its instant it may sort.
+const ZONE_SECONDS: u64 = 86_400;
+
+/// Whether SQLite can find the rows after a value of the column.
+fn qualifies(field: &Field) -> bool {
+    let Ok(logical) = LogicalType::of(field) else { return false };
+    // Numbers that are stored as text are not ordered as numbers.
+    let as_text = declared_in(field, SYSTEM).is_some_and(|declared| {
+        declared.starts_with("DECIMAL_TEXT") || declared.starts_with("NUMERIC_TEXT")
+    });
+    logical.has_order() && !as_text
+}
+
+/// Checks that the cursor field is a column and has an order.
+///
+/// # Errors
+/// `Config`, with the columns that could be the cursor field.
+pub(crate) fn check(plan: &TablePlan) -> Result<Field> {
+    let table = plan.name();
+    let candidates = || {
+        let fields = plan.source.schema.fields().iter();
+        let names: Vec<_> = fields.filter(|f| qualifies(f)).map(|f| f.name().as_str()).collect();
+        match names.first() {
+            Some(first) => format!("cursor: {first}   # or one of: {}", names.join(", ")),
+            None => "read_mode: full_refresh".to_owned(),
+        }
+    };
+    let Some(name) = plan.cursor_field.as_deref() else {
+        return Err(Error::config("An incremental read needs a cursor field")
+            .context("table", table)
+            .hint(candidates()));
+    };
+    let Some(field) = plan.source.field(name) else {
+        return Err(Error::config("The cursor field is not a column of the table")
+            .context("table", table)
+            .context("column", name)
+            .hint(candidates()));
+    };
+    if !qualifies(field) {
+        return Err(Error::config("The cursor field is of a type without an order in SQLite")
+            .context("table", table)
+            .context("column", name)
+            .context("type", highwater_core::types::type_name(field))
+            .hint(candidates()));
+    }
+    Ok(field.clone())
+}
+
+/// Refuses a cursor field whose values are of several storage classes: SQLite orders every number
+/// before every text, so rows would be missed.
+///
+/// # Errors
+/// `Data` naming the column.
+pub(crate) fn check_classes(
+    connection: &Connection,
+    relation: &Relation,
+    table: &Table,
+    field: &Field,
+) -> Result<rusqlite::Result<()>> {
+    if relation.is_rowid(field.name()) {
+        return Ok(Ok(()));
+    }
+    let (column, from) = (quote(field.name()), quote(&relation.name));
+    let sql = if relation.is_indexed(field.name()) {
+        // Each is one look into the index.
+        format!(
+            "SELECT (SELECT typeof(min(t.{column})) FROM {from} AS t), \
+             (SELECT typeof(max(t.{column})) FROM {from} AS t)"
+        )
+    } else {
+        format!("SELECT typeof(min(t.{column})), typeof(max(t.{column})) FROM {from} AS t")
+    };
+    let classes = connection
+        .query_row(&sql, [], |row| Ok([row.get::<_, String>(0)?, row.get::<_, String>(1)?]));
+    let classes = match classes {
+        Ok(classes) => classes,
+        Err(error) => return Ok(Err(error)),
+    };
+    let expected: &[&str] = match LogicalType::of(field)? {
+        LogicalType::Integer { .. }
+        | LogicalType::Float { .. }
+        | LogicalType::Decimal { .. }
+        | LogicalType::Numeric => &["integer", "real", "null"],
+        _ => &["text", "null"],
+    };
+    match classes.iter().find(|class| !expected.contains(&class.as_str())) {
+        None => Ok(Ok(())),
+        Some(other) => Err(Error::data("The cursor field has values that its order cannot hold")
+            .context("table", &table.name)
+            .context("column", field.name())
+            .context("type", highwater_core::types::type_name(field))
+            .context("found", other)
+            .hint("choose another cursor field, or read_mode: full_refresh")),
+    }
+}
+
+/// The condition that finds every row from the position on, and its parameter; `None` where
+/// every row has to be read.
+///
+/// # Errors
+/// `Internal` when the position is no value of the field's type.
+pub(crate) fn condition(cursor: &InclusiveCursor) -> Result<Option<(String, Value)>> {
+    let field = cursor.field();
+    let column = format!("t.{}", quote(field.name()));
+    let logical = LogicalType::of(field)?;
+    let margin = match logical {
+        LogicalType::Timestamp { utc: true, .. } => ZONE_SECONDS,
+        _ => 0,
+    };
+    let Some(text) = cursor.floor_text(margin)? else { return Ok(None) };
+    let unreadable = || Error::internal("A cursor is not a number");
+    let plain = format!("{column} >= ?1");
+    let prefix = |length: usize| Value::Text(text.get(..length).unwrap_or(&text).to_owned());
+    // Before the year 0 texts sort backwards.
+    let backwards = text.starts_with('-');
+    Ok(Some(match logical {
+        LogicalType::Integer { .. } => {
+            (plain, Value::Integer(text.parse().map_err(|_| unreadable())?))
+        }
+        LogicalType::Float { .. } => (plain, Value::Real(text.parse().map_err(|_| unreadable())?)),
+        LogicalType::Decimal { .. } | LogicalType::Numeric => match text.parse() {
+            Ok(integer) => (plain, Value::Integer(integer)),
+            // The nearest float may be a little more than the position.
+            Err(_) => {
+                let nearest: f64 = text.parse().map_err(|_| unreadable())?;
+                (plain, Value::Real(nearest.next_down()))
+            }
+        },
+        LogicalType::Date | LogicalType::Timestamp { .. } if backwards => return Ok(None),
+        // A time without seconds, with less of a fraction or with `T` sorts after its minute.
+        LogicalType::Timestamp { .. } => (plain, prefix("2026-11-21 03:04".len())),
+        LogicalType::Time(_) => (plain, prefix("03:04".len())),
+        LogicalType::Date => (plain, Value::Text(text)),
+        LogicalType::Uuid => (format!("lower({column}) >= ?1"), Value::Text(text)),
+        _ => (format!("{column} COLLATE BINARY >= ?1"), Value::Text(text)),
+    }))
+}

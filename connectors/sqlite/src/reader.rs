@@ -1,0 +1,305 @@
+//! From SQLite's values to Arrow columns. What a column takes is decided once, not per value.
+
+use std::fmt::Write;
+
+use arrow_array::ArrayRef;
+use arrow_array::builder::{
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, Decimal128Builder, Float64Builder, Int64Builder,
+    StringBuilder,
+};
+use arrow_schema::{DataType, Field};
+use highwater_core::text::TextBuilder;
+use highwater_core::types::type_name;
+use highwater_core::{Error, LogicalType, Result, TableName};
+use rusqlite::types::ValueRef;
+
+use crate::types::text_hint;
+
+/// One column of a batch under construction.
+pub(crate) struct Reader {
+    column: String,
+    type_name: String,
+    values: Values,
+    scratch: String,
+}
+
+enum Values {
+    Boolean(BooleanBuilder),
+    Integer(Int64Builder),
+    Float(Float64Builder),
+    Decimal(Decimal128Builder, u8, i8),
+    /// Text, and the text of numbers.
+    Text(StringBuilder),
+    Binary(BinaryBuilder),
+    /// Text that has to be a value of the type; numbers by their text.
+    Parsed(TextBuilder),
+}
+
+/// A value is not one of the column's type; what it is instead.
+struct Misfit(&'static str);
+
+impl Reader {
+    /// A reader for the values of a planned column.
+    ///
+    /// # Errors
+    /// `Unsupported` for types that no system stores.
+    pub(crate) fn new(field: &Field) -> Result<Self> {
+        let values = match (LogicalType::of(field)?, field.data_type()) {
+            (LogicalType::Boolean, _) => Values::Boolean(BooleanBuilder::new()),
+            (LogicalType::Integer { .. }, DataType::Int64) => Values::Integer(Int64Builder::new()),
+            (LogicalType::Float { .. }, DataType::Float64) => Values::Float(Float64Builder::new()),
+            (LogicalType::Decimal { .. }, DataType::Decimal128(precision, scale)) => {
+                let builder =
+                    Decimal128Builder::new().with_precision_and_scale(*precision, *scale)?;
+                Values::Decimal(builder, *precision, *scale)
+            }
+            (LogicalType::Text, DataType::Utf8) => Values::Text(StringBuilder::new()),
+            (LogicalType::Binary, DataType::Binary) => Values::Binary(BinaryBuilder::new()),
+            _ => Values::Parsed(TextBuilder::new(field)?),
+        };
+        let (column, type_name) = (field.name().clone(), type_name(field));
+        Ok(Self { column, type_name, values, scratch: String::new() })
+    }
+
+    /// Appends a value; returns how many bytes it takes, roughly.
+    ///
+    /// # Errors
+    /// `Data` when the value does not fit the column's type.
+    pub(crate) fn append(&mut self, value: ValueRef<'_>, table: &TableName) -> Result<usize> {
+        self.try_append(value).map_err(|Misfit(found)| {
+            Error::data("A value does not fit the type of its column")
+                .context("table", table)
+                .context("column", &self.column)
+                .context("type", &self.type_name)
+                .context("found", found)
+                .hint(text_hint(&self.column))
+        })
+    }
+
+    fn try_append(&mut self, value: ValueRef<'_>) -> Result<usize, Misfit> {
+        match (&mut self.values, value) {
+            (Values::Integer(builder), ValueRef::Integer(value)) => builder.append_value(value),
+            (Values::Text(builder), ValueRef::Text(bytes)) => {
+                builder.append_value(utf8(bytes)?);
+                return Ok(bytes.len());
+            }
+            (Values::Float(builder), ValueRef::Real(value)) => builder.append_value(value),
+            (Values::Boolean(builder), ValueRef::Integer(value @ (0 | 1))) => {
+                builder.append_value(value == 1);
+            }
+            (Values::Binary(builder), ValueRef::Blob(bytes)) => {
+                builder.append_value(bytes);
+                return Ok(bytes.len());
+            }
+            (_, ValueRef::Null) => self.append_null(),
+            // A whole number in a view over floats, as far as it is one exactly.
+            (Values::Float(builder), ValueRef::Integer(value))
+                if value.unsigned_abs() <= 1 << 53 =>
+            {
+                builder.append_value(value as f64);
+            }
+            (Values::Decimal(builder, precision, scale), ValueRef::Integer(value)) => {
+                let unscaled = scaled(value.into(), (*scale).into(), *precision);
+                builder.append_value(unscaled.ok_or(Misfit("too many digits"))?);
+            }
+            _ => return self.append_text_of(value),
+        }
+        Ok(8)
+    }
+
+    fn append_null(&mut self) {
+        match &mut self.values {
+            Values::Boolean(builder) => builder.append_null(),
+            Values::Integer(builder) => builder.append_null(),
+            Values::Float(builder) => builder.append_null(),
+            Values::Decimal(builder, ..) => builder.append_null(),
+            Values::Text(builder) => builder.append_null(),
+            Values::Binary(builder) => builder.append_null(),
+            Values::Parsed(builder) => builder.append_null(),
+        }
+    }
+
+    /// Columns that understand the text of a value.
+    fn append_text_of(&mut self, value: ValueRef<'_>) -> Result<usize, Misfit> {
+        let text = match value {
+            ValueRef::Text(bytes) => utf8(bytes)?,
+            ValueRef::Integer(value) => {
+                self.scratch.clear();
+                // Writing into a string cannot fail.
+                let _ = write!(self.scratch, "{value}");
+                self.scratch.as_str()
+            }
+            ValueRef::Real(value) => {
+                self.scratch.clear();
+                push_real(&mut self.scratch, value);
+                self.scratch.as_str()
+            }
+            ValueRef::Blob(_) => return Err(Misfit("blob")),
+            ValueRef::Null => return Err(Misfit("NULL")),
+        };
+        match &mut self.values {
+            Values::Text(builder) => builder.append_value(text),
+            Values::Decimal(builder, precision, scale) => {
+                let unscaled = unscaled(text, *precision, *scale);
+                builder.append_value(unscaled.ok_or(Misfit("other digits, or none"))?);
+            }
+            Values::Parsed(builder) => {
+                builder.append(text).map_err(|_| Misfit(class(value)))?;
+            }
+            _ => return Err(Misfit(class(value))),
+        }
+        Ok(text.len())
+    }
+
+    /// The column so far; the reader is empty afterwards.
+    pub(crate) fn finish(&mut self) -> ArrayRef {
+        match &mut self.values {
+            Values::Boolean(builder) => ArrayBuilder::finish(builder),
+            Values::Integer(builder) => ArrayBuilder::finish(builder),
+            Values::Float(builder) => ArrayBuilder::finish(builder),
+            Values::Decimal(builder, ..) => ArrayBuilder::finish(builder),
+            Values::Text(builder) => ArrayBuilder::finish(builder),
+            Values::Binary(builder) => ArrayBuilder::finish(builder),
+            Values::Parsed(builder) => builder.finish(),
+        }
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Misfit> {
+    std::str::from_utf8(bytes).map_err(|_| Misfit("text that is not UTF-8"))
+}
+
+fn class(value: ValueRef<'_>) -> &'static str {
+    match value {
+        ValueRef::Null => "NULL",
+        ValueRef::Integer(_) => "integer",
+        ValueRef::Real(_) => "real",
+        ValueRef::Text(_) => "text",
+        ValueRef::Blob(_) => "blob",
+    }
+}
+
+/// The shortest digits that read back as the same float.
+fn push_real(out: &mut String, value: f64) {
+    if value.is_infinite() {
+        out.push_str(if value > 0.0 { "Infinity" } else { "-Infinity" });
+    } else {
+        let _ = write!(out, "{value:?}");
+    }
+}
+
+/// `value` with `places` more zeros, if it has at most `precision` digits then.
+fn scaled(value: i128, places: i64, precision: u8) -> Option<i128> {
+    let unscaled = if places >= 0 {
+        value.checked_mul(10i128.checked_pow(u32::try_from(places).ok()?)?)?
+    } else {
+        let factor = 10i128.checked_pow(u32::try_from(-places).ok()?)?;
+        if value % factor != 0 {
+            return None;
+        }
+        value / factor
+    };
+    (unscaled.unsigned_abs() < 10u128.checked_pow(precision.into())?).then_some(unscaled)
+}
+
+/// `-12.5` in a decimal of the scale 2 is -1250; `None` when a digit would be lost.
+fn unscaled(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    let (number, exponent) = match text.split_once(['e', 'E']) {
+        Some((number, exponent)) => (number, exponent.parse::<i64>().ok()?),
+        None => (text, 0),
+    };
+    let (negative, number) = match number.strip_prefix('-') {
+        Some(number) => (true, number),
+        None => (false, number),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let fraction = fraction.trim_end_matches('0');
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let mut value = 0i128;
+    for digit in whole.bytes().chain(fraction.bytes()) {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add((digit - b'0').into())?;
+    }
+    if value == 0 {
+        return Some(0);
+    }
+    let places = i64::from(scale).checked_add(exponent)?.checked_sub(fraction.len() as i64)?;
+    scaled(if negative { -value } else { value }, places, precision)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Decimal128Type, Int64Type};
+    use highwater_core::types::{NUMERIC, extension_field};
+
+    use super::*;
+
+    fn read(field: Field, values: &[ValueRef<'_>]) -> Result<ArrayRef> {
+        let mut reader = Reader::new(&field)?;
+        for value in values {
+            reader.append(*value, &TableName::new("t"))?;
+        }
+        Ok(reader.finish())
+    }
+
+    fn column(data_type: DataType) -> Field {
+        Field::new("c", data_type, true)
+    }
+
+    #[test]
+    fn decimals_are_exact_or_refused() {
+        use ValueRef::{Integer, Real, Text};
+        let values = [Integer(-7), Real(12.5), Real(0.1), Text(b"1.50"), ValueRef::Null];
+        let array = read(column(DataType::Decimal128(10, 2)), &values).unwrap();
+        let array = array.as_primitive::<Decimal128Type>();
+        assert_eq!(
+            array.iter().collect::<Vec<_>>(),
+            [Some(-700), Some(1250), Some(10), Some(150), None]
+        );
+        for wrong in [Real(0.125), Real(1e300), Integer(1_000_000_000), Text(b"abc"), Text(b"")] {
+            let error = read(column(DataType::Decimal128(10, 2)), &[wrong]).unwrap_err();
+            assert_eq!(error.kind(), highwater_core::ErrorKind::Data);
+            assert!(error.hint_text().unwrap().starts_with("columns: [{name: c, type: text}]"));
+        }
+        let least = read(column(DataType::Decimal128(38, 0)), &[Integer(i64::MIN)]).unwrap();
+        assert_eq!(least.as_primitive::<Decimal128Type>().value(0), i64::MIN.into());
+    }
+
+    #[test]
+    fn integers_never_pass_through_floats() {
+        let array = read(column(DataType::Int64), &[ValueRef::Integer(i64::MAX)]).unwrap();
+        assert_eq!(array.as_primitive::<Int64Type>().value(0), i64::MAX);
+        assert!(read(column(DataType::Int64), &[ValueRef::Real(1.0)]).is_err());
+        assert!(read(column(DataType::Float64), &[ValueRef::Integer(i64::MAX)]).is_err());
+        assert!(read(column(DataType::Boolean), &[ValueRef::Integer(2)]).is_err());
+    }
+
+    #[test]
+    fn a_text_column_takes_every_class_but_blobs() {
+        use ValueRef::{Integer, Real, Text};
+        let values = [Text("Zoë".as_bytes()), Integer(i64::MIN), Real(0.1), Real(-1e300)];
+        let array = read(column(DataType::Utf8), &values).unwrap();
+        let texts: Vec<_> = array.as_string::<i32>().iter().flatten().collect();
+        assert_eq!(texts, ["Zoë", "-9223372036854775808", "0.1", "-1e300"]);
+        let error = read(column(DataType::Utf8), &[ValueRef::Blob(b"x")]).unwrap_err();
+        assert_eq!(error.context_value("found"), Some("blob"));
+        let error = read(column(DataType::Utf8), &[Text(b"\xff")]).unwrap_err();
+        assert_eq!(error.context_value("found"), Some("text that is not UTF-8"));
+    }
+
+    #[test]
+    fn numeric_takes_numbers_and_no_words() {
+        use ValueRef::{Integer, Real, Text};
+        let field = || extension_field("c", DataType::Utf8, NUMERIC);
+        let digits = "123456789012345678901234567890.5";
+        let array = read(field(), &[Integer(5), Real(0.1), Text(digits.as_bytes())]).unwrap();
+        let texts: Vec<_> = array.as_string::<i32>().iter().flatten().collect();
+        assert_eq!(texts, ["5", "0.1", digits]);
+        assert!(read(field(), &[Text(b"five")]).is_err());
+    }
+}
