@@ -350,7 +350,8 @@ impl Merge<'_> {
     }
 
     fn staged_value(&self, field: &Field, prefix: &str) -> String {
-        self.dialect.staged_as_stored(&format!("{prefix}{}", self.dialect.quote(field.name())), field)
+        self.dialect
+            .staged_as_stored(&format!("{prefix}{}", self.dialect.quote(field.name())), field)
     }
 }
 

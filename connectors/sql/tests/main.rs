@@ -168,7 +168,10 @@ fn a_deletion_outlives_late_older_rows_and_yields_to_newer_ones() {
     let mut bench = Bench::new(WriteMode::AppendDedup, false);
     bench.merge(&[("u", Some("a"), Some(5), "a5"), ("u", Some("b"), Some(5), "b5")]);
     // The deletion of a is newer, that of b is older than its row.
-    assert_eq!(bench.merge(&[("d", Some("a"), Some(7), ""), ("d", Some("b"), Some(4), "")]), (0, 1));
+    assert_eq!(
+        bench.merge(&[("d", Some("a"), Some(7), ""), ("d", Some("b"), Some(4), "")]),
+        (0, 1)
+    );
     assert_eq!(bench.final_rows(), ["b 5 b5"]);
     bench.merge(&[("u", Some("a"), Some(6), "late")]);
     assert_eq!(bench.final_rows(), ["b 5 b5"], "a late older row brought a deleted row back");

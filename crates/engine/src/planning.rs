@@ -73,7 +73,7 @@ pub(crate) fn state_store(target: &Target) -> Result<&dyn StateStore> {
 
 /// The name under which the state of the sync at this target is kept. Cursors kept apart from the
 /// data are told apart by the destination that they belong to.
-pub(crate) fn state_key(request: &SyncRequest, target: &Target) -> String {
+pub fn state_key(request: &SyncRequest, target: &Target) -> String {
     match target.backend {
         None => request.sync.clone(),
         Some(_) => format!("{}/{}", request.sync, target.name),

@@ -44,7 +44,7 @@ pub(crate) fn select<'a>(
 }
 
 /// Whether the pattern, in which `*` matches any text, names the table.
-pub(crate) fn matches(pattern: &str, table: &TableName) -> bool {
+pub fn matches(pattern: &str, table: &TableName) -> bool {
     glob(pattern, &table.to_string()) || glob(pattern, &table.name) && table.namespace.is_none()
 }
 
