@@ -7,7 +7,10 @@
 // This crate is test code: a broken expectation ends the test that made it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod harness;
+pub mod job;
 pub mod postgres;
 pub mod proxy;
 pub mod rows;
+pub mod suites;
 pub mod tables;

@@ -1,0 +1,254 @@
+//! The suites: each promise of the contracts, tested once, run over every connector.
+//!
+//! # How a new connector runs them
+//!
+//! 1. Implement [`Harness`](crate::harness::Harness) in the connector's `tests/main.rs`: an empty
+//!    system per case, as source and as destination.
+//! 2. Name the suites of what the connector can do. A capability that it does not have is a suite
+//!    that is not named; there is no other way to leave a case out.
+//!
+//! ```ignore
+//! use highwater_testkit::harness::Harness;
+//!
+//! struct Fresh { /* a new database */ }
+//! # #[async_trait::async_trait]
+//! impl Harness for Fresh { /* source(), destination(), drop_table() */ }
+//!
+//! highwater_testkit::suites! { Fresh::new().await =>
+//!     destination, append, overwrite, delete_stale, append_dedup, replace, // write modes
+//!     state, schema, types,                                               // any destination
+//!     source, cursor,                                                     // any source
+//! }
+//! ```
+//!
+//! Every case becomes a test of its own, `SUITE::CASE`, for example
+//! `append_dedup::the_worked_example_of_three_syncs`. The expression in front of the arrow is
+//! evaluated once per case.
+//!
+//! | suite | for |
+//! |---|---|
+//! | [`destination`] | every destination |
+//! | [`append`], [`overwrite`], [`delete_stale`], [`append_dedup`], [`replace`] | destinations with that write mode |
+//! | [`state`] | destinations that keep state with the data |
+//! | [`schema`] | destinations that can alter a table that has rows |
+//! | [`types`] | systems that are source and destination, with `overwrite` |
+//! | [`source`] | every source |
+//! | [`cursor`] | sources with cursor fields that the user chooses |
+
+pub mod append;
+pub mod append_dedup;
+pub mod cursor;
+pub mod delete_stale;
+pub mod destination;
+pub mod overwrite;
+pub mod replace;
+pub mod schema;
+pub mod source;
+pub mod state;
+pub mod types;
+
+/// Makes a test of every case of the named suites; see [`mod@crate::suites`].
+#[macro_export]
+macro_rules! suites {
+    ($harness:expr => $($suite:ident),* $(,)?) => {
+        $($crate::suites! { @suite $suite $harness })*
+    };
+    (@suite destination $harness:expr) => {
+        $crate::suites! { @cases destination $harness;
+            a_check_leaves_nothing_behind,
+            tables_are_described_in_the_order_asked_for,
+            nothing_is_visible_before_the_commit,
+            a_dropped_writer_leaves_nothing,
+            an_abandoned_run_leaves_what_it_committed,
+            writers_work_side_by_side,
+            a_sync_without_rows_makes_the_table,
+            statements_are_shown_and_not_run,
+            a_migration_makes_the_table_without_rows,
+        }
+    };
+    (@suite append $harness:expr) => {
+        $crate::suites! { @cases append $harness;
+            rows_of_all_syncs_stand_side_by_side,
+            equal_rows_are_all_added,
+            a_writer_commits_more_than_once,
+            thousands_of_rows_arrive_once_each,
+            a_delete_record_is_refused,
+        }
+    };
+    (@suite overwrite $harness:expr) => {
+        $crate::suites! { @cases overwrite $harness;
+            a_row_replaces_the_row_with_its_key,
+            what_arrives_last_counts,
+            equal_keys_in_one_commit_are_folded,
+            null_replaces_a_value_and_a_value_null,
+            a_composite_key_counts_as_a_whole,
+            null_in_a_key_equals_null,
+            without_a_key_rows_are_added,
+            a_delete_record_removes_the_row,
+            deletions_and_rows_in_one_commit_keep_their_order,
+            key_and_not_null_are_carried,
+            a_table_may_be_all_key,
+        }
+    };
+    (@suite delete_stale $harness:expr) => {
+        $crate::suites! { @cases delete_stale $harness;
+            rows_that_were_not_seen_are_removed,
+            rows_are_removed_when_the_table_is_finished,
+            an_abandoned_run_removes_nothing,
+            all_commits_of_a_run_count,
+            an_incremental_read_removes_nothing,
+            rows_of_another_sync_stay,
+            an_empty_full_read_removes_every_row,
+        }
+    };
+    (@suite append_dedup $harness:expr) => {
+        $crate::suites! { @cases append_dedup $harness;
+            the_worked_example_of_three_syncs,
+            an_older_row_never_replaces_a_newer_one,
+            a_tie_is_broken_by_arrival,
+            null_is_the_lowest_cursor,
+            a_delete_record_removes_the_row,
+            a_late_older_row_stays_deleted,
+            a_newer_row_lives_again,
+            an_older_deletion_leaves_a_newer_row,
+            the_newest_deletion_counts,
+            a_composite_key_may_hold_null,
+            a_delta_that_comes_again_changes_nothing,
+            old_history_is_pruned_and_the_final_table_stays,
+        }
+    };
+    (@suite replace $harness:expr) => {
+        $crate::suites! { @cases replace $harness;
+            only_the_rows_of_this_read_are_left,
+            readers_see_the_old_rows_until_the_end,
+            an_abandoned_run_leaves_the_old_rows,
+            the_rows_of_all_partitions_are_swapped_in,
+            an_empty_read_leaves_an_empty_table,
+            the_new_table_has_the_shape_of_this_read,
+        }
+    };
+    (@suite state $harness:expr) => {
+        $crate::suites! { @cases state $harness;
+            looking_changes_nothing,
+            every_run_gets_the_next_fence,
+            a_second_run_waits_for_the_first,
+            the_lease_of_a_dead_process_is_taken,
+            the_lease_is_shown,
+            an_overtaken_run_can_change_nothing,
+            a_run_that_wakes_up_late_is_refused,
+            of_runs_that_start_at_once_one_may_commit,
+            cursors_move_with_the_rows,
+            every_cursor_comes_back,
+            cursors_can_be_kept_apart_from_the_data,
+            a_cursor_is_set_and_reset_by_hand,
+            two_syncs_work_side_by_side,
+            a_table_is_remembered,
+            a_table_made_again_is_another_table,
+            a_refused_commit_moves_nothing,
+        }
+    };
+    (@suite schema $harness:expr) => {
+        $crate::suites! { @cases schema $harness;
+            a_new_column_comes_with_its_first_rows,
+            an_abandoned_run_leaves_the_columns,
+            a_new_column_is_overwritten_like_any_other,
+            the_history_gets_a_new_column_too,
+            a_dropped_column_stays_and_is_null,
+            a_column_of_somebody_else_is_left_alone,
+            not_null_is_taken_away,
+            a_key_is_added,
+            a_migration_adds_a_column,
+            a_type_is_widened_where_nothing_is_lost,
+        }
+    };
+    (@suite types $harness:expr) => {
+        $crate::suites! { @cases types $harness;
+            every_type_comes_back,
+            every_type_is_overwritten,
+            columns_are_described_as_announced,
+            keys_of_many_types_tell_rows_apart,
+            hard_values_are_kept_or_refused,
+            a_type_that_nothing_stores_is_refused,
+        }
+    };
+    (@suite source $harness:expr) => {
+        $crate::suites! { @cases source $harness;
+            a_check_passes,
+            tables_are_found_sorted_by_name,
+            a_full_read_sends_every_row_once,
+            the_parts_of_a_table_have_every_row_once,
+            only_the_planned_columns_are_read,
+            a_source_stops_when_it_is_told_to,
+            a_source_without_a_reader_ends,
+            an_empty_table_sends_nothing,
+        }
+    };
+    (@suite cursor $harness:expr) => {
+        $crate::suites! { @cases cursor $harness;
+            the_first_read_sends_everything,
+            an_unchanged_table_sends_nothing,
+            new_and_changed_rows_are_sent,
+            a_row_at_the_boundary_is_sent_once,
+            a_changed_row_at_the_boundary_is_sent,
+            equal_rows_at_the_boundary_are_counted,
+            a_deleted_row_at_the_boundary_brings_nothing_back,
+            rows_without_a_cursor_are_sent_when_they_change,
+            a_table_of_nulls_is_read,
+            the_first_row_of_an_empty_table_is_sent,
+            rows_without_a_cursor_can_be_excluded,
+            rows_without_a_cursor_can_be_an_error,
+            late_rows_within_the_lookback_are_sent,
+            a_read_is_taken_up_at_every_checkpoint,
+            a_cursor_survives_its_text,
+            cursors_of_many_types_work,
+            an_impossible_cursor_field_is_refused,
+        }
+    };
+    (@cases $suite:ident $harness:expr; $($case:ident,)*) => {
+        mod $suite {
+            #[allow(unused_imports)]
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let harness = $harness;
+                    $crate::suites::$suite::$case(&harness).await;
+                }
+            )*
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    /// A case that the macro does not name would never run.
+    #[test]
+    fn every_case_is_run() {
+        let this = include_str!("suites.rs");
+        let files = [
+            ("append", include_str!("suites/append.rs")),
+            ("append_dedup", include_str!("suites/append_dedup.rs")),
+            ("cursor", include_str!("suites/cursor.rs")),
+            ("delete_stale", include_str!("suites/delete_stale.rs")),
+            ("destination", include_str!("suites/destination.rs")),
+            ("overwrite", include_str!("suites/overwrite.rs")),
+            ("replace", include_str!("suites/replace.rs")),
+            ("schema", include_str!("suites/schema.rs")),
+            ("source", include_str!("suites/source.rs")),
+            ("state", include_str!("suites/state.rs")),
+            ("types", include_str!("suites/types.rs")),
+        ];
+        for (suite, text) in files {
+            let listed = this.split_once(&format!("@cases {suite} $harness;")).unwrap().1;
+            let listed = listed.split_once('}').unwrap().0;
+            let listed: Vec<_> =
+                listed.split(',').map(str::trim).filter(|c| !c.is_empty()).collect();
+            let written: Vec<_> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('('))
+                .map(|(name, _)| name)
+                .collect();
+            assert_eq!(listed, written, "{suite}");
+        }
+    }
+}
