@@ -1,1 +1,19 @@
-//! highwater
+//! The command line of highwater: reads the configuration, runs the engine, shows the result.
+//!
+//! `main.rs` reads top to bottom; [`commands`] has one file per command, [`args`] every flag,
+//! [`config`] every key.
+
+pub mod args;
+pub mod commands;
+pub mod config;
+pub mod exit;
+pub mod failure;
+mod inputs;
+pub mod jobs;
+pub mod logging;
+pub mod output;
+mod progress;
+pub mod registry;
+mod report;
+mod stop;
+mod stores;

@@ -1,0 +1,58 @@
+//! `highwater migrate`: makes the schema changes that a sync would make, without rows.
+
+use clap::Args;
+use serde_json::json;
+
+use super::at_table;
+use crate::args::{Global, SyncArgs};
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::{inputs, jobs, output};
+
+/// Create and alter the destination tables that a sync needs, without rows
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// What to migrate for.
+    #[command(flatten)]
+    pub what: SyncArgs,
+}
+
+impl Migrate {
+    /// Migrates every destination of every source, and prints the statements that were run.
+    ///
+    /// # Errors
+    /// The first thing that cannot be done; what was done before stays.
+    pub async fn run(self, global: &Global) -> Result<Exit> {
+        let config = inputs::config(&self.what)?;
+        let (mut text, mut done) = (String::new(), Vec::new());
+        for section in &config.sources {
+            let job = jobs::job(&config, section, true).await?;
+            let plans = highwater_engine::plan(job.source.as_ref(), &job.request)
+                .await
+                .map_err(|error| at_table(section, error))?;
+            for (target, planned) in job.request.targets.iter().zip(plans) {
+                if let Some(refused) = planned.refused.into_iter().next() {
+                    return Err(at_table(section, refused.error));
+                }
+                let plan = planned.plan;
+                let statements = target.destination.migrate(&plan).await?;
+                text.push_str(&format!("{} → {}\n", plan.sync, target.name));
+                if statements.is_empty() {
+                    text.push_str("Nothing to change.\n");
+                }
+                statements.iter().for_each(|s| text.push_str(&format!("{s}\n")));
+                done.push(json!({
+                    "sync": plan.sync,
+                    "destination": target.name,
+                    "statements": statements,
+                }));
+            }
+        }
+        if global.json {
+            output::json(&done)?;
+        } else {
+            output::result(&text)?;
+        }
+        Ok(Exit::Success)
+    }
+}

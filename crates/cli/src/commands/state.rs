@@ -1,0 +1,292 @@
+//! `highwater state`: looks at cursors, and changes them by hand.
+
+use clap::{Args, Subcommand};
+use highwater_core::{
+    Cursor, CursorKey, Error, LeaseRequest, Owner, State as Kept, StateStore, TableName,
+};
+use serde_json::{Value, json};
+
+use crate::args::{Global, PlaceArgs};
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::output::{self, count};
+use crate::report;
+use crate::stores::{self, Store};
+
+/// Show, set or forget the cursors of syncs
+#[derive(Debug, Args)]
+pub struct State {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What can be done with state.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// List the syncs that have state
+    List {
+        /// Whose state; a destination alone is enough.
+        #[command(flatten)]
+        what: PlaceArgs,
+    },
+    /// Show the cursors
+    Show {
+        /// Whose state; a destination alone is enough.
+        #[command(flatten)]
+        what: PlaceArgs,
+        /// Only this table; may be repeated
+        #[arg(long = "table", value_name = "NAME")]
+        tables: Vec<String>,
+    },
+    /// Set the cursor of a table by hand: the next sync goes on from there
+    Set {
+        /// Which one.
+        #[command(flatten)]
+        one: One,
+        /// The table
+        #[arg(long, value_name = "NAME")]
+        table: String,
+        /// The cursor as JSON, in the form that `state show --json` prints
+        #[arg(long, value_name = "JSON")]
+        to: String,
+        /// The part of the table, where a source has a cursor for each
+        #[arg(long, value_name = "PART", default_value = "")]
+        part: String,
+    },
+    /// Forget the cursors of a table: the next sync begins at the beginning
+    Reset {
+        /// Which ones.
+        #[command(flatten)]
+        one: One,
+        /// A table; may be repeated
+        #[arg(long = "table", value_name = "NAME", required_unless_present = "all")]
+        tables: Vec<String>,
+        /// Forget all tables of the sync
+        #[arg(long, conflicts_with = "tables")]
+        all: bool,
+    },
+}
+
+/// The state of one sync that is changed.
+#[derive(Debug, Args)]
+pub struct One {
+    /// Where.
+    #[command(flatten)]
+    pub what: PlaceArgs,
+    /// The sync, where there are several
+    #[arg(long, value_name = "NAME")]
+    pub sync: Option<String>,
+    /// Take the lease from a run that is at work
+    #[arg(long)]
+    pub take_over: bool,
+}
+
+impl State {
+    /// Does it.
+    ///
+    /// # Errors
+    /// `Config` when it is not clear what is meant, `Fenced` when a run of the sync is at work.
+    pub async fn run(self, global: &Global) -> Result<Exit> {
+        match self.action {
+            Action::List { what } => list(&what, global).await,
+            Action::Show { what, tables } => show(&what, &tables, global).await,
+            Action::Set { one, table, to, part } => set(&one, &table, &to, &part).await,
+            Action::Reset { one, tables, all: _ } => reset(&one, &tables).await,
+        }
+    }
+}
+
+async fn list(what: &PlaceArgs, global: &Global) -> Result<Exit> {
+    let (mut rows, mut values) = (Vec::new(), Vec::new());
+    for store in stores::stores(what).await? {
+        for sync in store.store()?.list().await? {
+            let state = store.store()?.look(&sync).await?;
+            let (tables, cursors) = (state.tables.len() as u64, state.cursors.len() as u64);
+            rows.push(vec![sync.clone(), store.name.clone(), count(tables), count(cursors)]);
+            values.push(json!({
+                "sync": sync, "kept_at": store.name, "tables": tables, "cursors": cursors,
+            }));
+        }
+    }
+    if global.json {
+        output::json(&values)?;
+    } else if rows.is_empty() {
+        output::result("There is no state.")?;
+    } else {
+        output::result(&output::table(&["SYNC", "KEPT AT", "TABLES", "CURSORS"], &rows))?;
+    }
+    Ok(Exit::Success)
+}
+
+async fn show(what: &PlaceArgs, wanted: &[String], global: &Global) -> Result<Exit> {
+    let is_wanted = |key: &CursorKey| {
+        wanted.is_empty() || key.table().is_some_and(|t| wanted.iter().any(|w| *w == t.to_string()))
+    };
+    let (mut rows, mut values) = (Vec::new(), Vec::new());
+    for store in stores::stores(what).await? {
+        for (sync, mut state) in store.states().await? {
+            state.cursors.retain(|key, _| is_wanted(key));
+            for (key, position) in report::cursors(&state) {
+                rows.push(vec![sync.clone(), store.name.clone(), key, position]);
+            }
+            values.extend(state.cursors.iter().map(|(key, cursor)| {
+                json!({
+                    "sync": sync,
+                    "kept_at": store.name,
+                    "table": key.table().map(ToString::to_string),
+                    "part": key.partition(),
+                    "cursor": cursor,
+                })
+            }));
+        }
+    }
+    if global.json {
+        output::json(&values)?;
+    } else if rows.is_empty() {
+        output::result("There is no cursor.")?;
+    } else {
+        output::result(&output::table(&["SYNC", "KEPT AT", "TABLE", "CURSOR"], &rows))?;
+    }
+    Ok(Exit::Success)
+}
+
+async fn set(one: &One, table: &str, to: &str, part: &str) -> Result<Exit> {
+    let cursor: Value = serde_json::from_str(to).map_err(|error| {
+        Error::config("The cursor is not JSON")
+            .hint("copy the form that `highwater state show --json` prints")
+            .caused_by(error)
+    })?;
+    let change = Change::open(one).await?;
+    let name = change.table(table).unwrap_or_else(|| parsed(table));
+    let key = CursorKey::from_parts(Some(name), part);
+    let written = change.put(&[key], Some(&Cursor(cursor))).await;
+    change.close().await?;
+    written?;
+    output::result(&format!("The next sync of {} goes on from there with {table}.", change.sync))?;
+    Ok(Exit::Success)
+}
+
+async fn reset(one: &One, tables: &[String]) -> Result<Exit> {
+    let change = Change::open(one).await?;
+    let forgotten = change.forget(tables).await;
+    change.close().await?;
+    let count = forgotten?;
+    let words = match (count, tables.is_empty()) {
+        (0, _) => "There was no state to forget.".to_owned(),
+        (_, true) => format!("The next sync of {} begins at the beginning.", change.sync),
+        (_, false) => format!(
+            "The next sync of {} begins at the beginning with {}.",
+            change.sync,
+            tables.join(", ")
+        ),
+    };
+    output::result(&words)?;
+    Ok(Exit::Success)
+}
+
+/// A sync's state, with its lease held.
+struct Change {
+    store: Store,
+    sync: String,
+    state: Kept,
+}
+
+impl Change {
+    async fn open(one: &One) -> Result<Self> {
+        let (mut found, mut names) = (None, Vec::new());
+        for store in stores::stores(&one.what).await? {
+            let syncs = store.states().await?.into_iter().map(|(sync, _)| sync);
+            let wanted = syncs.filter(|s| one.sync.as_ref().is_none_or(|wanted| wanted == s));
+            let here = names.len();
+            names.extend(wanted);
+            if names.len() > here {
+                found = Some(store);
+            }
+        }
+        match (found, names.as_slice()) {
+            (Some(store), [sync]) => Self::lease(store, sync.clone(), one.take_over).await,
+            (_, []) => Err(Error::config("There is no such sync")
+                .hint("`highwater state list` shows them")
+                .into()),
+            _ => Err(Error::config("There are several syncs")
+                .hint(format!("--sync {}", names.join(" | --sync ")))
+                .into()),
+        }
+    }
+
+    async fn lease(store: Store, sync: String, take_over: bool) -> Result<Self> {
+        let request = LeaseRequest { owner: Owner::this_process(), take_over };
+        let state = store.store()?.open(&sync, &request).await?;
+        Ok(Self { store, sync, state })
+    }
+
+    fn store(&self) -> Result<&dyn StateStore> {
+        self.store.store()
+    }
+
+    /// The table of that name among those that have state.
+    fn table(&self, name: &str) -> Option<TableName> {
+        let cursors = self.state.cursors.keys().filter_map(CursorKey::table);
+        cursors.chain(self.state.tables.keys()).find(|t| t.to_string() == name).cloned()
+    }
+
+    async fn put(&self, keys: &[CursorKey], cursor: Option<&Cursor>) -> Result<()> {
+        let Some(fence) = &self.state.fence else {
+            return Err(Error::internal("The state store gave no fence").into());
+        };
+        for key in keys {
+            self.store()?.set(fence, key, cursor).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets tables, all for none; how many there were.
+    async fn forget(&self, names: &[String]) -> Result<usize> {
+        let known: std::collections::BTreeSet<TableName> = self
+            .state
+            .cursors
+            .keys()
+            .filter_map(CursorKey::table)
+            .chain(self.state.tables.keys())
+            .cloned()
+            .collect();
+        let mut forgotten = 0;
+        for name in names {
+            if !known.iter().any(|t| t.to_string() == *name) {
+                let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+                return Err(Error::config("The table has no state")
+                    .context("table", name)
+                    .hint(crate::config::de::one_of(name, &known))
+                    .into());
+            }
+        }
+        for table in known.iter().filter(|t| names.is_empty() || names.contains(&t.to_string())) {
+            let mut keys: Vec<CursorKey> = self.state.cursors_of(table).into_keys().collect();
+            // The record goes with the cursor of the whole table, also where there is none.
+            keys.push(CursorKey::Table(table.clone()));
+            self.put(&keys, None).await?;
+            forgotten += 1;
+        }
+        if names.is_empty() && self.state.cursors.contains_key(&CursorKey::Global) {
+            self.put(&[CursorKey::Global], None).await?;
+            forgotten += 1;
+        }
+        Ok(forgotten)
+    }
+
+    async fn close(&self) -> Result<()> {
+        match &self.state.fence {
+            Some(fence) => Ok(self.store()?.release(fence).await?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `namespace.name` or a name.
+fn parsed(text: &str) -> TableName {
+    match text.split_once('.') {
+        Some((namespace, name)) => TableName::in_namespace(namespace, name),
+        None => TableName::new(text),
+    }
+}

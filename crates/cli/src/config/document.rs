@@ -1,0 +1,304 @@
+//! One YAML document: a source, a destination or a transformer.
+
+use highwater_core::{Connector, Error, Role};
+use highwater_engine::selection::closest;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
+
+use super::de::{self, Problem};
+use super::expand::{Surroundings, expand};
+use super::node::{Node, NodeValue};
+use super::spec::{DestinationSpec, MigrateMode, PkMode, Registry, SourceSpec, TransformerSpec};
+use super::text::DocumentText;
+use super::{Config, Section};
+use crate::failure::{Failure, Result};
+use crate::registry;
+
+/// The document that a section was read from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    document: DocumentText,
+    /// The value of the document's `spec`.
+    spec: Node,
+}
+
+impl Origin {
+    /// An error at the key at a dotted path of the document's `spec`.
+    pub fn failure(&self, path: &str, error: Error) -> Failure {
+        self.document.failure(self.spec.place_of(path), error)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Source,
+    Destination,
+    Transformer,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    kind: Kind,
+    #[serde(rename = "spec")]
+    _spec: IgnoredAny,
+}
+
+/// Reads a document and adds what it is to `config`.
+///
+/// # Errors
+/// `Config` or `Unsupported` at the place of what is wrong.
+pub fn read(document: &DocumentText, around: &Surroundings<'_>, config: &mut Config) -> Result<()> {
+    let mut root = Node::parse(document)?;
+    expand(&mut root, document, around)?;
+    let header: Header = typed(&root, document)?;
+    let spec = root.get("spec").cloned().unwrap_or(Node { value: NodeValue::Null, ..root });
+    let origin = Origin { document: document.clone(), spec };
+    match header.kind {
+        Kind::Source => config.sources.push(source(origin)?),
+        Kind::Destination => config.destinations.push(destination(origin)?),
+        Kind::Transformer => return Err(transformer(&origin)?),
+    }
+    Ok(())
+}
+
+fn typed<'de, T: Deserialize<'de>>(node: &'de Node, document: &DocumentText) -> Result<T> {
+    de::read(node)
+        .map_err(|Problem { error, place }| document.failure(place.unwrap_or(node.place), error))
+}
+
+fn source(origin: Origin) -> Result<Section<SourceSpec>> {
+    let mut spec: SourceSpec = typed(&origin.spec, &origin.document)?;
+    required(&origin, "name", &spec.name)?;
+    let connector = connector(&origin, &spec.path, spec.registry)?;
+    for (key, is_set) in [
+        ("docker_registry_auth_token", is_set(spec.docker_registry_auth_token.as_ref())),
+        ("skip_dependent_tables", !spec.skip_dependent_tables),
+        ("deterministic_cq_id", spec.deterministic_cq_id),
+        ("otel_endpoint", !spec.otel_endpoint.is_empty()),
+        ("otel_endpoint_insecure", spec.otel_endpoint_insecure),
+    ] {
+        refuse(&origin, key, is_set)?;
+    }
+    spec.spec = inner(&origin, connector, Role::Source)?;
+    Ok(Section { spec, connector, origin: Some(origin) })
+}
+
+fn destination(origin: Origin) -> Result<Section<DestinationSpec>> {
+    let mut spec: DestinationSpec = typed(&origin.spec, &origin.document)?;
+    required(&origin, "name", &spec.name)?;
+    let connector = connector(&origin, &spec.path, spec.registry)?;
+    for (key, is_set) in [
+        ("docker_registry_auth_token", is_set(spec.docker_registry_auth_token.as_ref())),
+        ("migrate_mode", spec.migrate_mode != MigrateMode::Safe),
+        ("pk_mode", spec.pk_mode != PkMode::Default),
+        ("sync_group_id", !spec.sync_group_id.is_empty()),
+        ("send_sync_summary", spec.send_sync_summary),
+        ("transformers", !spec.transformers.is_empty()),
+    ] {
+        refuse(&origin, key, is_set)?;
+    }
+    spec.spec = inner(&origin, connector, Role::Destination)?;
+    Ok(Section { spec, connector, origin: Some(origin) })
+}
+
+/// The reason why a transformer is refused; what is wrong with its keys comes first.
+fn transformer(origin: &Origin) -> Result<Failure> {
+    let _: TransformerSpec = typed(&origin.spec, &origin.document)?;
+    let error = Error::unsupported("Transformers are not supported yet")
+        .hint("`columns` of a table entry chooses columns");
+    Ok(origin.failure("", error))
+}
+
+fn is_set(text: Option<&String>) -> bool {
+    text.is_some_and(|t| !t.is_empty())
+}
+
+fn required(origin: &Origin, key: &str, value: &str) -> Result<()> {
+    if value.is_empty() {
+        return Err(origin.failure(key, Error::config(format!("The key `{key}` is empty"))));
+    }
+    Ok(())
+}
+
+/// Refuses a key of CloudQuery that has no meaning here yet: ignoring it would be a lie.
+fn refuse(origin: &Origin, key: &str, is_set: bool) -> Result<()> {
+    if !is_set {
+        return Ok(());
+    }
+    let error = Error::unsupported(format!("This value of `{key}` is not supported yet"))
+        .hint(format!("leave `{key}` out"));
+    Err(origin.failure(key, error))
+}
+
+fn connector(
+    origin: &Origin,
+    path: &str,
+    from: Option<Registry>,
+) -> Result<&'static dyn Connector> {
+    required(origin, "path", path)?;
+    let found = registry::by_path(path);
+    let is_builtin = matches!(from, None | Some(Registry::Builtin));
+    match found {
+        Some(connector) if is_builtin || path.starts_with("cloudquery/") => Ok(connector),
+        _ if !is_builtin => {
+            let from = from.unwrap_or(Registry::Cloudquery);
+            let error = Error::unsupported(format!(
+                "Plugins of the registry `{from}` are not supported yet"
+            ));
+            Err(origin.failure("registry", error.hint(hint_for(path))))
+        }
+        _ => {
+            let error = Error::config(format!("There is no connector `{path}`"));
+            Err(origin.failure("path", error.hint(hint_for(path))))
+        }
+    }
+}
+
+fn hint_for(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let names: Vec<String> = registry::CONNECTORS
+        .iter()
+        .flat_map(|c| c.aliases().iter().copied().chain([c.kind()]))
+        .map(str::to_owned)
+        .collect();
+    match closest(name, &names) {
+        Some(known) => format!("path: {known}"),
+        None => format!(
+            "`registry: builtin` is supported, with `path: {}`",
+            registry::kinds().join("`, `")
+        ),
+    }
+}
+
+/// The connector's own settings, with variables turned into the types that its schema asks for.
+fn inner(
+    origin: &Origin,
+    connector: &'static dyn Connector,
+    role: Role,
+) -> Result<Map<String, Value>> {
+    let Some(node) = origin.spec.get("spec") else { return Ok(Map::new()) };
+    let schema = connector.spec_schema(role);
+    check_keys(origin, node, &schema)?;
+    match to_json(node, Some(&schema), &schema) {
+        Value::Object(spec) => Ok(spec),
+        // `spec:` with nothing behind it.
+        _ => Ok(Map::new()),
+    }
+}
+
+/// Refuses keys that the connector's schema does not have, with a suggestion.
+fn check_keys(origin: &Origin, node: &Node, schema: &Value) -> Result<()> {
+    let (NodeValue::Map(entries), Some(known)) = (&node.value, schema["properties"].as_object())
+    else {
+        return Ok(());
+    };
+    if schema["additionalProperties"] != Value::Bool(false) {
+        return Ok(());
+    }
+    for (key, _) in entries {
+        if known.contains_key(&key.name) {
+            continue;
+        }
+        let error = Error::config(format!("Unknown key `{}`", key.name));
+        let names: Vec<String> = known.keys().cloned().collect();
+        let hint = de::one_of(&key.name, &names);
+        return Err(origin.document.failure(key.place, error.hint(hint)));
+    }
+    Ok(())
+}
+
+fn to_json(node: &Node, schema: Option<&Value>, root: &Value) -> Value {
+    let schema = schema.map(|s| resolved(s, root));
+    let property = |name: &str| schema.map(|s| &s["properties"][name]).filter(|s| !s.is_null());
+    match &node.value {
+        NodeValue::Null => Value::Null,
+        NodeValue::Bool(value) => Value::Bool(*value),
+        NodeValue::Number(value) => Value::Number(value.clone()),
+        NodeValue::Text(text) if text.retype && !schema.is_some_and(|s| takes_text(s, root)) => {
+            to_json(&Node { place: node.place, value: de::retype(&text.text) }, None, root)
+        }
+        NodeValue::Text(text) => Value::String(text.text.clone()),
+        NodeValue::List(items) => {
+            let of_items = schema.map(|s| &s["items"]).filter(|s| !s.is_null());
+            items.iter().map(|item| to_json(item, of_items, root)).collect()
+        }
+        NodeValue::Map(entries) => Value::Object(
+            entries
+                .iter()
+                .map(|(key, value)| (key.name.clone(), to_json(value, property(&key.name), root)))
+                .collect(),
+        ),
+    }
+}
+
+/// The schema that a `$ref` into `$defs` stands for; of several alternatives, the one that is a
+/// mapping.
+fn resolved<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+    let target = schema["$ref"].as_str().and_then(|r| r.strip_prefix('#'));
+    if let Some(found) = target.and_then(|pointer| root.pointer(pointer)) {
+        return found;
+    }
+    let alternatives = schema["anyOf"].as_array().into_iter().flatten();
+    alternatives
+        .map(|s| resolved(s, root))
+        .find(|s| s.get("properties").is_some())
+        .unwrap_or(schema)
+}
+
+/// Whether a text is a valid value.
+fn takes_text(schema: &Value, root: &Value) -> bool {
+    let is_text = |t: &Value| t == "string";
+    let by_type = match &schema["type"] {
+        Value::Array(types) => types.iter().any(is_text),
+        one => is_text(one),
+    };
+    let alternatives = ["anyOf", "oneOf"].iter().filter_map(|k| schema[k].as_array()).flatten();
+    by_type
+        || schema.get("enum").is_some()
+        || alternatives.map(|s| resolved(s, root)).any(|s| takes_text(s, root))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::super::text::FileText;
+    use super::*;
+
+    #[test]
+    fn a_variable_becomes_what_the_connector_asks_for() {
+        let yaml =
+            "password: ${A}\nport: ${A}\nnested: {on: ${B}, list: [\"${A}\", ${A}]}\nfree: ${A}\n";
+        let document = Rc::new(FileText::new("f".into(), yaml)).documents().remove(0);
+        let mut node = Node::parse(&document).unwrap();
+        let around = Surroundings {
+            variable: &|name| Some(if name == "A" { "123" } else { "true" }.to_owned()),
+            variables: vec![],
+            now: highwater_core::Instant(0),
+        };
+        expand(&mut node, &document, &around).unwrap();
+        let schema = serde_json::json!({
+            "properties": {
+                "password": { "type": ["string", "null"] },
+                "port": { "type": "integer" },
+                "nested": { "anyOf": [{ "$ref": "#/$defs/Nested" }, { "type": "null" }] },
+            },
+            "$defs": { "Nested": { "properties": {
+                "on": { "type": "boolean" },
+                "list": { "type": "array", "items": { "type": "string" } },
+            } } },
+        });
+        assert_eq!(
+            to_json(&node, Some(&schema), &schema),
+            serde_json::json!({
+                "password": "123",
+                "port": 123,
+                "nested": { "on": true, "list": ["123", "123"] },
+                "free": 123,
+            })
+        );
+    }
+}

@@ -1,0 +1,399 @@
+//! Every key of a configuration file, defined once: parsing, defaults, the JSON Schema for
+//! editors and the reference page come from these types and their comments.
+
+use std::fmt;
+
+use highwater_core::{MetadataColumns, NullCursor, ReadMode, WriteMode};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::moment;
+
+/// The `spec` of a document of `kind: source`: what is read, and where it goes.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// The name of the sync. State is kept under it: another name starts from the beginning.
+    pub name: String,
+    /// The connector: `file`, `postgresql`, `sqlite`, or CloudQuery's name for it
+    /// (`cloudquery/postgresql`).
+    pub path: String,
+    /// Where the connector comes from. `builtin` is the default where `path` names a built-in
+    /// connector, which `cloudquery/file`, `cloudquery/postgresql` and `cloudquery/sqlite` do
+    /// whatever stands here. No other registry is supported yet.
+    #[serde(default)]
+    pub registry: Option<Registry>,
+    /// The version of a CloudQuery plugin. Built-in connectors have none: it is ignored there.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// A token for a registry of container images. Not supported yet.
+    #[serde(default)]
+    pub docker_registry_auth_token: Option<String>,
+    /// The tables to sync: names, patterns in which `*` matches any text, or mappings with
+    /// settings of their own. A pattern that matches no table is an error.
+    pub tables: Vec<TableEntry>,
+    /// Names or patterns of tables that are left out. One that matches no table is an error.
+    #[serde(default)]
+    pub skip_tables: Vec<String>,
+    /// Whether tables that depend on a skipped table are skipped. The built-in connectors have no
+    /// dependent tables; `false` is not supported yet.
+    #[serde(default = "yes")]
+    pub skip_dependent_tables: bool,
+    /// The names of the destinations that get the rows, at least one.
+    pub destinations: Vec<String>,
+    /// Keeps the cursors at another destination than the rows.
+    #[serde(default)]
+    pub backend_options: Option<BackendOptions>,
+    /// Whether CloudQuery's `_cq_id` is computed from the key. `true` is not supported yet.
+    #[serde(default)]
+    pub deterministic_cq_id: bool,
+    /// An OpenTelemetry endpoint for the plugin. Not supported yet.
+    #[serde(default)]
+    pub otel_endpoint: String,
+    /// Whether that endpoint has no TLS. Not supported yet.
+    #[serde(default)]
+    pub otel_endpoint_insecure: bool,
+    /// The connector's own settings.
+    #[serde(default)]
+    pub spec: Map<String, Value>,
+}
+
+/// The `spec` of a document of `kind: destination`: where rows go, and how they are written.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DestinationSpec {
+    /// The name that sources use in `destinations`.
+    pub name: String,
+    /// The connector: `file`, `postgresql`, `sqlite`, or CloudQuery's name for it
+    /// (`cloudquery/postgresql`).
+    pub path: String,
+    /// Where the connector comes from; see the source's `registry`.
+    #[serde(default)]
+    pub registry: Option<Registry>,
+    /// The version of a CloudQuery plugin. Built-in connectors have none: it is ignored there.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// A token for a registry of container images. Not supported yet.
+    #[serde(default)]
+    pub docker_registry_auth_token: Option<String>,
+    /// What a sync leaves behind in a table, where the table's own entry does not say.
+    #[serde(default = "overwrite_delete_stale")]
+    #[schemars(schema_with = "write_mode_schema")]
+    pub write_mode: WriteMode,
+    /// Columns that are added to every row. By default `cloudquery` (`_cq_sync_time` and
+    /// `_cq_source_name`) where rows are written in the mode `overwrite-delete-stale`, else `none`.
+    #[serde(default)]
+    #[schemars(schema_with = "metadata_columns_schema")]
+    pub metadata_columns: Option<MetadataColumns>,
+    /// Which schema changes are made: `safe` adds and widens columns. `forced`, which drops
+    /// tables, is not supported.
+    #[serde(default)]
+    pub migrate_mode: MigrateMode,
+    /// Which primary key the tables get: `default` is the source's. `cq-id-only` is not supported
+    /// yet.
+    #[serde(default)]
+    pub pk_mode: PkMode,
+    /// A value for the column `_cq_sync_group_id`. Not supported yet.
+    #[serde(default)]
+    pub sync_group_id: String,
+    /// Whether a summary of each sync is written to the destination. `true` is not supported yet;
+    /// `--summary-location` writes it to a file.
+    #[serde(default)]
+    pub send_sync_summary: bool,
+    /// The transformers that rows go through. Not supported yet.
+    #[serde(default)]
+    pub transformers: Vec<String>,
+    /// The connector's own settings.
+    #[serde(default)]
+    pub spec: Map<String, Value>,
+}
+
+/// The `spec` of a document of `kind: transformer`. Parsed, and not supported yet.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TransformerSpec {
+    /// The name that destinations use in `transformers`.
+    pub name: String,
+    /// The transformer.
+    pub path: String,
+    /// Where it comes from.
+    #[serde(default)]
+    pub registry: Option<Registry>,
+    /// Its version.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// A token for a registry of container images.
+    #[serde(default)]
+    pub docker_registry_auth_token: Option<String>,
+    /// Its own settings.
+    #[serde(default)]
+    pub spec: Map<String, Value>,
+}
+
+/// An entry of `tables` that is a mapping. Every key but `name` is optional.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TableSettings {
+    /// The table's name, or a pattern in which `*` matches any text. Where several entries match
+    /// a table, the first one with its exact name counts, else the first one.
+    pub name: String,
+    /// The table's name at the destination.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// The columns that make a row unique, where the source defines no primary key or another one
+    /// is wanted.
+    #[serde(default)]
+    pub primary_key: Option<Vec<String>>,
+    /// The cursor field: the column that grows with every change of a row.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// How the table is read. By default `incremental` where there is a cursor, else
+    /// `full_refresh`.
+    #[serde(default)]
+    #[schemars(schema_with = "read_mode_schema")]
+    pub read_mode: Option<ReadMode>,
+    /// What a sync leaves behind in the table; by default what the destination says.
+    #[serde(default)]
+    #[schemars(schema_with = "write_mode_schema")]
+    pub write_mode: Option<WriteMode>,
+    /// The columns to copy, in this order; all by default. `{name: …, type: text}` copies the
+    /// source's own text of a value, whatever its type.
+    #[serde(default)]
+    pub columns: Option<Vec<ColumnEntry>>,
+    /// What happens to rows whose cursor field is NULL: `include` (the default) reads them in the
+    /// first sync and whenever they change or appear, `exclude` leaves them out and counts them,
+    /// `fail` stops the table.
+    #[serde(default)]
+    #[schemars(schema_with = "null_cursor_schema")]
+    pub null_cursor: Option<NullCursor>,
+    /// How far behind the last position an incremental read starts again, to catch rows that
+    /// became visible late: a duration (`10m`) for times, a number for numbers. Rows that were
+    /// delivered already are recognised.
+    #[serde(default)]
+    pub lookback: Option<Lookback>,
+    /// How long the history table of `append-dedup` keeps rows (`90d`); for ever by default.
+    #[serde(default)]
+    pub history_retention: Option<Period>,
+}
+
+/// Cursors kept at another destination than the rows.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackendOptions {
+    /// The name of the table that CloudQuery keeps cursors in. Required as there; highwater keeps
+    /// them in its own state tables at that destination, under the source's name.
+    pub table_name: String,
+    /// `@@plugins.NAME.connection`: NAME is the destination that keeps the cursors. If it is the
+    /// one that gets the rows, cursors and rows are committed together.
+    pub connection: String,
+}
+
+/// Where connectors come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Registry {
+    Builtin,
+    Cloudquery,
+    Local,
+    Grpc,
+    Docker,
+    Github,
+    Airbyte,
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&format!("{self:?}").to_lowercase())
+    }
+}
+
+/// Which schema changes are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum MigrateMode {
+    #[default]
+    Safe,
+    Forced,
+}
+
+/// Which primary key the tables get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum PkMode {
+    #[default]
+    Default,
+    CqIdOnly,
+}
+
+/// An entry of `tables`: a name or pattern, or a mapping.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableEntry(pub TableSettings);
+
+/// An entry of `columns`: a name, or `{name, type}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnEntry(pub ColumnSettings);
+
+/// A column and how it is copied.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnSettings {
+    /// The column's name.
+    pub name: String,
+    /// `text` copies the source's own text of a value.
+    #[serde(default, rename = "type")]
+    pub as_type: Option<ColumnType>,
+}
+
+/// The types that a column can be copied as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ColumnType {
+    Text,
+}
+
+/// How far back: a number of units, or seconds written as a duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lookback(pub u64);
+
+/// A length of time in seconds, written as a duration (`90d`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Period(pub u64);
+
+fn yes() -> bool {
+    true
+}
+
+fn overwrite_delete_stale() -> WriteMode {
+    WriteMode::OverwriteDeleteStale
+}
+
+/// A text, or a mapping that says more.
+struct TextOr<T>(&'static str, fn(String) -> T);
+
+impl<'de, T: Deserialize<'de>> de::Visitor<'de> for TextOr<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<T, E> {
+        Ok(self.1(text.to_owned()))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(de::value::MapAccessDeserializer::new(map))
+    }
+}
+
+impl<'de> Deserialize<'de> for TableEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let named = |name| TableSettings { name, ..TableSettings::default() };
+        deserializer.deserialize_any(TextOr("the name of a table or a mapping", named)).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ColumnEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let named = |name| ColumnSettings { name, as_type: None };
+        deserializer.deserialize_any(TextOr("the name of a column or a mapping", named)).map(Self)
+    }
+}
+
+struct Length {
+    plain_numbers: bool,
+}
+
+impl de::Visitor<'_> for Length {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.plain_numbers {
+            "a number or a duration such as `10m`, `36h` or `7d`"
+        } else {
+            "a duration such as `36h`, `90d` or `2w`"
+        })
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
+        if self.plain_numbers {
+            return Ok(value);
+        }
+        Err(E::invalid_type(de::Unexpected::Unsigned(value), &self))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+        let number = if self.plain_numbers { text.parse().ok() } else { None };
+        number
+            .or_else(|| moment::seconds(text))
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+impl<'de> Deserialize<'de> for Lookback {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Length { plain_numbers: true }).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Length { plain_numbers: false }).map(Self)
+    }
+}
+
+/// The schema of types that are written by hand above: each belongs where it is used.
+macro_rules! inline_schema {
+    ($($name:ident: |$generator:ident| $schema:expr;)*) => {
+        $(impl JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema($generator: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        })*
+    };
+}
+
+inline_schema! {
+    TableEntry: |generator| json_schema!({
+        "anyOf": [{ "type": "string" }, generator.subschema_for::<TableSettings>()]
+    });
+    ColumnEntry: |generator| json_schema!({
+        "anyOf": [{ "type": "string" }, generator.subschema_for::<ColumnSettings>()]
+    });
+    Lookback: |_generator| json_schema!({ "type": ["integer", "string"], "minimum": 0 });
+    Period: |_generator| json_schema!({ "type": "string" });
+}
+
+fn words_schema<T: fmt::Display>(words: &[T]) -> Schema {
+    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+    json_schema!({ "type": "string", "enum": words })
+}
+
+fn write_mode_schema(_: &mut SchemaGenerator) -> Schema {
+    words_schema(WriteMode::ALL)
+}
+
+fn read_mode_schema(_: &mut SchemaGenerator) -> Schema {
+    words_schema(ReadMode::ALL)
+}
+
+fn null_cursor_schema(_: &mut SchemaGenerator) -> Schema {
+    words_schema(NullCursor::ALL)
+}
+
+fn metadata_columns_schema(_: &mut SchemaGenerator) -> Schema {
+    words_schema(MetadataColumns::ALL)
+}

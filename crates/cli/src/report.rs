@@ -1,0 +1,158 @@
+//! What a sync did, in words and numbers.
+
+use highwater_core::{Cursor, CursorKey, State};
+use highwater_engine::{DestinationSummary, Failure as Reported, Summary, TableSummary};
+use serde_json::Value;
+
+use crate::output::{self, count};
+
+/// The result of one source's sync, for stdout.
+pub fn summary(summary: &Summary) -> String {
+    let mut out = String::new();
+    for destination in &summary.destinations {
+        let seconds = summary.duration_ms as f64 / 1000.0;
+        out.push_str(&format!("{} → {} ({seconds:.1} s)\n", summary.sync, destination.destination));
+        if !destination.tables.is_empty() {
+            out.push_str(&tables(&destination.tables));
+        }
+        if is_unchanged(destination) {
+            out.push_str("Nothing changed.\n");
+        }
+    }
+    out
+}
+
+fn tables(tables: &[TableSummary]) -> String {
+    let is_complete = tables.iter().all(|t| t.complete);
+    let mut titles = vec!["TABLE", "READ", "WRITTEN", "UNCHANGED", "DELETED", "GUARANTEE"];
+    if !is_complete {
+        titles.push("STATUS");
+    }
+    let rows: Vec<Vec<String>> = tables
+        .iter()
+        .map(|table| {
+            let mut row = vec![
+                table.table.to_string(),
+                count(table.rows_read),
+                count(table.rows_written),
+                count(table.rows_unchanged),
+                count(table.rows_deleted),
+                table.guarantee.to_string(),
+            ];
+            if !is_complete {
+                row.push(status(table).to_owned());
+            }
+            row
+        })
+        .collect();
+    output::table(&titles, &rows)
+}
+
+fn status(table: &TableSummary) -> &'static str {
+    match (&table.error, table.complete) {
+        (Some(_), _) => "failed",
+        (None, true) => "complete",
+        (None, false) => "stopped",
+    }
+}
+
+/// Whether everything was done, and nothing had to be.
+fn is_unchanged(destination: &DestinationSummary) -> bool {
+    destination.error.is_none()
+        && !destination.tables.is_empty()
+        && destination
+            .tables
+            .iter()
+            .all(|table| table.complete && table.rows_written == 0 && table.rows_deleted == 0)
+}
+
+/// Notes and errors of a sync, for stderr.
+pub fn remarks(summary: &Summary) -> Vec<String> {
+    let mut lines = Vec::new();
+    for destination in &summary.destinations {
+        for table in &destination.tables {
+            lines.extend(table.notes.iter().map(|note| format!("note: {}: {note}", table.table)));
+        }
+    }
+    for destination in &summary.destinations {
+        if let Some(error) = &destination.error {
+            lines.push(reported(&destination.destination, error));
+        }
+        for table in &destination.tables {
+            if let Some(error) = &table.error {
+                let place = format!("{} → {}", table.table, destination.destination);
+                lines.push(reported(&place, error));
+            }
+        }
+    }
+    // A note about a table is the same at every destination.
+    let mut seen = std::collections::BTreeSet::new();
+    lines.retain(|line| seen.insert(line.clone()));
+    lines
+}
+
+fn reported(place: &str, error: &Reported) -> String {
+    let hint = error.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+    format!("error: {place}: {}{hint}", error.message)
+}
+
+/// A position for people: the value that a cursor field has reached, or the whole position where
+/// the source has another idea of one.
+pub fn cursor(cursor: &Cursor) -> String {
+    let value = |key: &str| cursor.0.get(key).and_then(Value::as_str);
+    if let (Some(field), Some(max)) = (value("field"), value("max")) {
+        return format!("{field} = {max}");
+    }
+    let text = match &cursor.0 {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// The cursors of a state, a row each: what it is the position of, and the position. The parts of
+/// a table are counted, not listed, when there are many.
+pub fn cursors(state: &State) -> Vec<(String, String)> {
+    const PARTS_MAX: usize = 20;
+    let mut parts = std::collections::BTreeMap::new();
+    for key in state.cursors.keys() {
+        if let CursorKey::Partition(table, _) = key {
+            *parts.entry(table).or_insert(0_usize) += 1;
+        }
+    }
+    let is_listed = |key: &CursorKey| match key {
+        CursorKey::Partition(table, _) => parts.get(table).is_none_or(|n| *n <= PARTS_MAX),
+        _ => true,
+    };
+    let listed = state.cursors.iter().filter(|(key, _)| is_listed(key));
+    let counted = parts.iter().filter(|(_, n)| **n > PARTS_MAX);
+    listed
+        .map(|(key, position)| (key.to_string(), cursor(position)))
+        .chain(counted.map(|(table, n)| (table.to_string(), format!("{n} parts"))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_core::TableName;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_position_is_shown_as_its_value() {
+        let inclusive =
+            json!({"v": 1, "field": "updated_at", "max": "2026-11-21", "boundary": "x"});
+        assert_eq!(cursor(&Cursor(inclusive)), "updated_at = 2026-11-21");
+        assert_eq!(cursor(&Cursor(json!({"lsn": 5}))), "{\"lsn\":5}");
+        let mut state = State::default();
+        for i in 0..21 {
+            let key = CursorKey::Partition(TableName::new("files"), format!("{i}.csv"));
+            state.cursors.insert(key, Cursor(json!(1)));
+        }
+        assert_eq!(cursors(&state), [("files".to_owned(), "21 parts".to_owned())]);
+    }
+}
