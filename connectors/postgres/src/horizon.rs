@@ -1,0 +1,572 @@
+//! The safe horizon: how an incremental read of a table loses no row that was committed late and
+//! sends no row version twice.
+//!
+//! A cursor column such as `updated_at` is written before the transaction commits. A reader that
+//! remembers the greatest value it saw loses every row of a transaction that began earlier and
+//! committed later. Two bounds that do not depend on the rows replace it:
+//!
+//! - `lower_bound`, from the clock: nothing that was still invisible to the last snapshot has a
+//!   cursor before it. It is the start of the oldest transaction that was open before the snapshot
+//!   was taken, less some slack. It only narrows the range of the index that is read.
+//! - `snapshot_xmin`: every row version that was invisible to the last snapshot was made by a
+//!   transaction with this id or a greater one, sub-transactions included. It decides exactly what
+//!   is new, together with `delivered`.
+//!
+//! `delivered` holds the ids, from `snapshot_xmin` on, of the transactions that had made a row
+//! version of this table which the last snapshot saw. A transaction becomes visible as a whole,
+//! so whatever else it made in this table was seen as well, and is not sent again.
+//!
+//! Where the start of some transaction cannot be known (a standby, a role that may not see other
+//! sessions, a materialized view), and for cursors that no clock writes, there is no lower bound:
+//! the whole table is scanned, and still only what is new is sent.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use highwater_core::{Cursor, Error, Instant, Result, TableName};
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use crate::catalog::{get, rows};
+
+/// Covers the time between taking a transaction's start and publishing it, and small steps of the
+/// clock.
+const SLACK_MICROS: i64 = 5_000_000;
+/// No time zone is further from UTC than this in PostgreSQL: wall-clock times and dates may be
+/// that far behind.
+const ZONE_MICROS: i64 = 16 * 3_600_000_000;
+/// Transaction ids are compared modulo 2^32; this is as far as that can be trusted.
+const XIDS_MAX: u64 = (1 << 31) - 10_000_000;
+
+/// What the probe found, before the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Probe {
+    /// The clock of the server, or the start of the oldest open transaction, less the slack.
+    pub horizon: Instant,
+    /// When the oldest other transaction in this database began, if one is open.
+    pub oldest_transaction: Option<Instant>,
+    pub now: Instant,
+    /// Some session's transaction cannot be seen.
+    pub sessions_hidden: bool,
+    /// The server is a standby: the transactions of the primary cannot be seen.
+    pub standby: bool,
+    /// Prepared transactions of this database.
+    pub prepared: Vec<String>,
+    /// `pg_control_system().system_identifier`, where it may be read.
+    pub system: Option<String>,
+}
+
+const PROBE: &str = "
+WITH here AS (
+  SELECT a.xact_start, a.state
+  FROM pg_catalog.pg_stat_activity a
+  WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+), times AS (
+  SELECT (SELECT min(xact_start) FROM here) AS oldest, pg_catalog.clock_timestamp() AS now,
+         -- A client whose state is not shown may have a transaction open.
+         EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a
+                 WHERE a.datname = pg_catalog.current_database()
+                   AND a.xact_start IS NULL
+                   AND (a.state = 'disabled'
+                        OR a.query = '<insufficient privilege>')) AS hidden,
+         pg_catalog.pg_is_in_recovery() AS standby
+)
+SELECT (extract(epoch FROM oldest) * 1000000)::int8, (extract(epoch FROM now) * 1000000)::int8,
+       hidden, standby,
+       ARRAY(SELECT p.transaction::text FROM pg_catalog.pg_prepared_xacts p
+             WHERE p.database = pg_catalog.current_database()),
+       CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
+            THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) END
+FROM times";
+
+/// Looks at the open transactions. Has to run before the snapshot is taken: a transaction that
+/// ends in between is visible to the snapshot, one that begins in between is later than the
+/// horizon.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn probe(client: &Client) -> Result<Probe> {
+    let found = rows(client, PROBE, &[]).await?;
+    let row = found.first().ok_or_else(|| Error::internal("The probe returned nothing"))?;
+    let oldest = get::<Option<i64>>(row, 0)?.map(Instant);
+    let now = Instant(get(row, 1)?);
+    let earliest = oldest.map_or(now, |oldest| oldest.min(now));
+    Ok(Probe {
+        horizon: Instant(earliest.0 - SLACK_MICROS),
+        oldest_transaction: oldest,
+        now,
+        sessions_hidden: get(row, 2)?,
+        standby: get(row, 3)?,
+        prepared: get(row, 4)?,
+        system: get(row, 5)?,
+    })
+}
+
+/// A snapshot by its bounds: ids below `xmin` are finished, ids from `xmax` on are unknown to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub xmin: u64,
+    pub xmax: u64,
+}
+
+/// The snapshot of the open transaction. Has to be its first statement.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn snapshot(client: &Client) -> Result<Snapshot> {
+    let statement = "SELECT pg_catalog.txid_snapshot_xmin(s), pg_catalog.txid_snapshot_xmax(s) \
+                     FROM pg_catalog.txid_current_snapshot() s";
+    let found = rows(client, statement, &[]).await?;
+    let row = found.first().ok_or_else(|| Error::internal("The snapshot returned nothing"))?;
+    let id = |column| Ok::<_, Error>(get::<i64>(row, column)?.cast_unsigned());
+    Ok(Snapshot { xmin: id(0)?, xmax: id(1)? })
+}
+
+impl Snapshot {
+    /// The full id of a transaction that made a visible row version, if it is not before `xmin`.
+    pub(crate) fn recent(&self, xid: u32) -> Option<u64> {
+        let distance = xid.wrapping_sub(self.xmin as u32).cast_signed();
+        (xid >= 3 && distance >= 0).then(|| self.xmin + u64::from(distance.cast_unsigned()))
+    }
+}
+
+/// The saved position of a table with row versions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SavedVersions {
+    v: u32,
+    kind: String,
+    /// The server that the transaction ids belong to, where it could be read.
+    system: Option<String>,
+    /// The table: a table of the same name made later is another one.
+    table: u32,
+    pub lower_bound: Option<Instant>,
+    pub snapshot_xmin: u64,
+    pub snapshot_xmax: u64,
+    /// `5000-5003,5010`
+    delivered: String,
+    /// The partitions and children that were read, if there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    partitions: Vec<u32>,
+    /// Prepared transactions, and the lower bound that each of them holds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    prepared: BTreeMap<String, Option<Instant>>,
+}
+
+const KIND: &str = "row_versions";
+
+impl SavedVersions {
+    /// Reads a saved position.
+    ///
+    /// # Errors
+    /// `Config` when it has a form that this version does not know.
+    pub(crate) fn parse(cursor: &Cursor, table: &TableName) -> Result<Self> {
+        Self::deserialize(&cursor.0)
+            .ok()
+            .filter(|saved| saved.v == 1 && saved.kind == KIND)
+            .ok_or_else(|| {
+                Error::config("The saved cursor has a form that this version does not know")
+                    .context("table", table)
+                    .hint(reset_hint(table))
+            })
+    }
+}
+
+pub(crate) fn reset_hint(table: &TableName) -> String {
+    format!("highwater state reset --table {table}")
+}
+
+/// Of what kind the cursor column is: how the lower bound is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// `timestamptz`: an instant.
+    Instant,
+    /// `timestamp`: in whatever zone its writers are.
+    Local,
+    /// `date`: the same, by days.
+    Day,
+    /// No clock writes it.
+    None,
+}
+
+/// One incremental read of a table with row versions.
+pub(crate) struct VersionRead {
+    table: TableName,
+    saved: Option<SavedVersions>,
+    snapshot: Snapshot,
+    lower_bound: Option<Instant>,
+    clock_went_back: bool,
+    prepared: BTreeMap<String, Option<Instant>>,
+    system: Option<String>,
+    oid: u32,
+    partitions: Vec<u32>,
+    /// Transactions whose row versions were delivered, by the 32 bits that a row shows.
+    known: HashSet<u32>,
+    seen: BTreeSet<u64>,
+    last_seen: Option<u32>,
+}
+
+/// What the table is now.
+pub(crate) struct TableNow {
+    pub oid: u32,
+    pub partitions: Vec<u32>,
+    /// Whether the start of every transaction that may still write is known and cursors follow it.
+    pub clock: Clock,
+}
+
+impl VersionRead {
+    /// Prepares a read from what was saved.
+    ///
+    /// # Errors
+    /// `Schema` when the server or the table is another one than the position belongs to, or went
+    /// back in time; `Transient` when a standby has not replayed that far yet.
+    pub(crate) fn new(
+        name: &TableName,
+        saved: Option<SavedVersions>,
+        probe: &Probe,
+        snapshot: Snapshot,
+        now: TableNow,
+    ) -> Result<Self> {
+        if let Some(saved) = &saved {
+            check_same_source(name, saved, probe, snapshot, now.oid)?;
+        }
+        let held = saved.as_ref().and_then(|saved| saved.lower_bound);
+        // A prepared transaction shows when it was prepared, not when it began. It had begun
+        // after the bound of the sync before the one that first met it.
+        let prepared: BTreeMap<String, Option<Instant>> = probe
+            .prepared
+            .iter()
+            .map(|xid| {
+                let known = saved.as_ref().and_then(|saved| saved.prepared.get(xid));
+                (xid.clone(), known.copied().unwrap_or(held))
+            })
+            .collect();
+        let unknown = probe.sessions_hidden || probe.standby || now.clock == Clock::None;
+        let lower_bound = if unknown {
+            held
+        } else {
+            prepared.values().try_fold(probe.horizon, |bound, held| Some(bound.min((*held)?)))
+        };
+        let known = match &saved {
+            Some(saved) => parse_ranges(&saved.delivered)
+                .ok_or_else(|| {
+                    Error::config("The saved cursor is damaged")
+                        .context("table", name)
+                        .hint(reset_hint(name))
+                })?
+                .into_iter()
+                .collect(),
+            None => BTreeSet::new(),
+        };
+        let mut read = Self {
+            table: name.clone(),
+            snapshot,
+            lower_bound,
+            // Whatever was written since may carry an earlier time than the bound.
+            clock_went_back: held.is_some_and(|held| probe.now < held),
+            prepared,
+            system: probe.system.clone(),
+            oid: now.oid,
+            partitions: now.partitions,
+            seen: known.range(snapshot.xmin..).copied().collect(),
+            known: known.iter().map(|xid| *xid as u32).collect(),
+            last_seen: None,
+            saved,
+        };
+        if read.is_wrapped() {
+            // These 32 bits may by now be another transaction's.
+            read.known.clear();
+        }
+        Ok(read)
+    }
+
+    /// The partitions that were not there at the last read: everything in them is new.
+    pub(crate) fn new_partitions(&self) -> Vec<u32> {
+        let Some(saved) = &self.saved else { return Vec::new() };
+        self.partitions.iter().filter(|oid| !saved.partitions.contains(oid)).copied().collect()
+    }
+
+    /// The object id of the table.
+    pub(crate) fn oid(&self) -> u32 {
+        self.oid
+    }
+
+    /// All partitions and children, empty for a plain table.
+    pub(crate) fn partitions(&self) -> &[u32] {
+        &self.partitions
+    }
+
+    /// Whether ids have grown so far since the last read that they cannot be compared.
+    pub(crate) fn is_wrapped(&self) -> bool {
+        self.saved
+            .as_ref()
+            .is_some_and(|s| self.snapshot.xmax.saturating_sub(s.snapshot_xmin) >= XIDS_MAX)
+    }
+
+    /// The condition on the transaction id: `None` in a first read.
+    pub(crate) fn version_condition(&self) -> Option<String> {
+        let saved = self.saved.as_ref()?;
+        Some(format!(
+            "pg_catalog.age(xmin) <= pg_catalog.age('{}'::pg_catalog.xid)",
+            saved.snapshot_xmin as u32
+        ))
+    }
+
+    /// The condition on the cursor column, where there is a lower bound.
+    pub(crate) fn cursor_condition(
+        &self,
+        column: &str,
+        clock: Clock,
+        lookback: u64,
+    ) -> Option<String> {
+        let bound = self.saved.as_ref()?.lower_bound.filter(|_| !self.clock_went_back)?;
+        let lookback = i64::try_from(lookback).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let bound = bound.0.saturating_sub(lookback);
+        let zoned = Instant(bound.saturating_sub(ZONE_MICROS)).to_rfc3339();
+        let literal = match clock {
+            Clock::Instant => format!("'{}'::pg_catalog.timestamptz", Instant(bound).to_rfc3339()),
+            Clock::Local => format!("'{zoned}'::pg_catalog.timestamp"),
+            Clock::Day => format!("'{zoned}'::pg_catalog.timestamp::pg_catalog.date"),
+            Clock::None => return None,
+        };
+        Some(format!("({column} >= {literal} OR {column} IS NULL)"))
+    }
+
+    /// Takes a row version by the transaction that made it; says whether it has to be sent.
+    #[inline]
+    pub(crate) fn admit(&mut self, xid: u32, in_new_partition: bool) -> bool {
+        if self.last_seen != Some(xid) {
+            self.last_seen = Some(xid);
+            self.seen.extend(self.snapshot.recent(xid));
+        }
+        in_new_partition || self.known.is_empty() || !self.known.contains(&xid)
+    }
+
+    /// The position that covers everything admitted.
+    ///
+    /// # Errors
+    /// `Internal` when it has no JSON form.
+    pub(crate) fn finish(self) -> Result<serde_json::Value> {
+        let saved = SavedVersions {
+            v: 1,
+            kind: KIND.to_owned(),
+            system: self.system.or_else(|| self.saved.and_then(|saved| saved.system)),
+            table: self.oid,
+            lower_bound: self.lower_bound,
+            snapshot_xmin: self.snapshot.xmin,
+            snapshot_xmax: self.snapshot.xmax,
+            delivered: format_ranges(&self.seen),
+            partitions: self.partitions,
+            prepared: self.prepared,
+        };
+        serde_json::to_value(saved).map_err(|error| {
+            Error::internal("A cursor has no JSON form")
+                .context("table", self.table)
+                .caused_by(error)
+        })
+    }
+}
+
+fn check_same_source(
+    name: &TableName,
+    saved: &SavedVersions,
+    probe: &Probe,
+    snapshot: Snapshot,
+    oid: u32,
+) -> Result<()> {
+    if let (Some(then), Some(now)) = (&saved.system, &probe.system)
+        && then != now
+    {
+        return Err(Error::schema(
+            "The source is another PostgreSQL server than the one the cursor belongs to",
+        )
+        .context("table", name)
+        .hint(reset_hint(name)));
+    }
+    if snapshot.xmax < saved.snapshot_xmax {
+        if probe.standby {
+            return Err(Error::transient("The standby has not yet replayed what was read before")
+                .context("table", name));
+        }
+        return Err(Error::schema(
+            "The source went back in time: its transaction ids are older than the cursor's",
+        )
+        .context("table", name)
+        .hint(reset_hint(name)));
+    }
+    if oid != saved.table {
+        return Err(Error::schema("The table was dropped and made again since it was last read")
+            .context("table", name)
+            .hint(reset_hint(name)));
+    }
+    Ok(())
+}
+
+/// `1-3,7`
+fn format_ranges(ids: &BTreeSet<u64>) -> String {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for id in ids {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *id => *last = *id,
+            _ => ranges.push((*id, *id)),
+        }
+    }
+    let words: Vec<String> = ranges
+        .into_iter()
+        .map(
+            |(first, last)| {
+                if first == last { first.to_string() } else { format!("{first}-{last}") }
+            },
+        )
+        .collect();
+    words.join(",")
+}
+
+fn parse_ranges(text: &str) -> Option<BTreeSet<u64>> {
+    let mut ids = BTreeSet::new();
+    for range in text.split(',').filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        if last < first || last - first > XIDS_MAX {
+            return None;
+        }
+        ids.extend(first..=last);
+    }
+    Some(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use highwater_core::ErrorKind;
+
+    fn probe() -> Probe {
+        Probe {
+            horizon: Instant(1_000_000_000),
+            oldest_transaction: None,
+            now: Instant(1_005_000_000),
+            sessions_hidden: false,
+            standby: false,
+            prepared: vec![],
+            system: Some("77".into()),
+        }
+    }
+
+    fn now(clock: Clock) -> TableNow {
+        TableNow { oid: 5, partitions: vec![], clock }
+    }
+
+    fn read(
+        saved: Option<&SavedVersions>,
+        probe: &Probe,
+        snapshot: Snapshot,
+    ) -> Result<VersionRead> {
+        VersionRead::new(&TableName::new("t"), saved.cloned(), probe, snapshot, now(Clock::Instant))
+    }
+
+    fn saved(read: VersionRead) -> SavedVersions {
+        SavedVersions::parse(&Cursor(read.finish().unwrap()), &TableName::new("t")).unwrap()
+    }
+
+    #[test]
+    fn a_transaction_is_sent_once_as_a_whole() {
+        let mut first = read(None, &probe(), Snapshot { xmin: 100, xmax: 110 }).unwrap();
+        for xid in [2, 90, 100, 104, 105, 104] {
+            assert!(first.admit(xid, false));
+        }
+        let first = saved(first);
+        assert_eq!(first.delivered, "100,104-105");
+        let mut second = read(Some(&first), &probe(), Snapshot { xmin: 104, xmax: 120 }).unwrap();
+        let sent: Vec<u32> =
+            [100, 101, 104, 105, 112].into_iter().filter(|x| second.admit(*x, false)).collect();
+        assert_eq!(sent, [101, 112]);
+        assert!(second.admit(104, true), "everything in a new partition is new");
+        assert_eq!(saved(second).delivered, "104-105,112");
+    }
+
+    #[test]
+    fn ids_are_compared_beyond_the_32_bit_limit() {
+        let xmin = (1 << 32) - 2;
+        let snapshot = Snapshot { xmin, xmax: xmin + 100 };
+        assert_eq!(snapshot.recent(u32::MAX), Some(xmin + 1));
+        assert_eq!(snapshot.recent(5), Some((1 << 32) + 5));
+        assert_eq!(snapshot.recent(u32::MAX - 2), None);
+        assert_eq!(snapshot.recent(2), None);
+        let mut first = read(None, &probe(), snapshot).unwrap();
+        first.admit(5, false);
+        let first = saved(first);
+        let far = Snapshot { xmin: xmin + XIDS_MAX - 1, xmax: xmin + XIDS_MAX };
+        let second = read(Some(&first), &probe(), far).unwrap();
+        assert!(second.is_wrapped());
+        assert_eq!(
+            second.version_condition().unwrap(),
+            "pg_catalog.age(xmin) <= pg_catalog.age('4294967294'::pg_catalog.xid)"
+        );
+    }
+
+    #[test]
+    fn the_bound_is_the_clocks_and_stays_where_sessions_are_hidden() {
+        let snapshot = Snapshot { xmin: 100, xmax: 100 };
+        let first = saved(read(None, &probe(), snapshot).unwrap());
+        assert_eq!(first.lower_bound, Some(Instant(1_000_000_000)));
+        let second = read(Some(&first), &probe(), snapshot).unwrap();
+        assert_eq!(
+            second.cursor_condition("c", Clock::Instant, 60).unwrap(),
+            "(c >= '1970-01-01T00:15:40.000000Z'::pg_catalog.timestamptz OR c IS NULL)"
+        );
+        assert!(second.cursor_condition("c", Clock::Day, 0).unwrap().contains("1969-12-31T08:16"));
+        let back = Probe { now: Instant(999_999_999), ..probe() };
+        let third = read(Some(&first), &back, snapshot).unwrap();
+        assert_eq!(third.cursor_condition("c", Clock::Instant, 0), None, "the clock went back");
+        let hidden = Probe { sessions_hidden: true, horizon: Instant(i64::MAX), ..probe() };
+        assert_eq!(
+            saved(read(Some(&first), &hidden, snapshot).unwrap()).lower_bound,
+            first.lower_bound
+        );
+        assert_eq!(saved(read(None, &hidden, snapshot).unwrap()).lower_bound, None);
+    }
+
+    #[test]
+    fn a_prepared_transaction_holds_the_bound_of_the_sync_that_first_met_it() {
+        let snapshot = Snapshot { xmin: 100, xmax: 100 };
+        let first = saved(read(None, &probe(), snapshot).unwrap());
+        let met = Probe { prepared: vec!["99".into()], horizon: Instant(2_000_000_000), ..probe() };
+        let second = saved(read(Some(&first), &met, snapshot).unwrap());
+        assert_eq!(second.lower_bound, first.lower_bound);
+        let later = Probe { horizon: Instant(3_000_000_000), ..met.clone() };
+        assert_eq!(
+            saved(read(Some(&second), &later, snapshot).unwrap()).lower_bound,
+            first.lower_bound
+        );
+        let gone = Probe { prepared: vec![], ..later };
+        assert_eq!(
+            saved(read(Some(&second), &gone, snapshot).unwrap()).lower_bound,
+            Some(gone.horizon)
+        );
+        assert_eq!(saved(read(None, &met, snapshot).unwrap()).lower_bound, None);
+    }
+
+    #[test]
+    fn another_server_table_or_past_is_refused() {
+        let snapshot = Snapshot { xmin: 100, xmax: 110 };
+        let first = saved(read(None, &probe(), snapshot).unwrap());
+        let kind =
+            |probe: Probe, snapshot| read(Some(&first), &probe, snapshot).err().map(|e| e.kind());
+        assert_eq!(kind(probe(), snapshot), None);
+        let other = Probe { system: Some("78".into()), ..probe() };
+        assert_eq!(kind(other, snapshot), Some(ErrorKind::Schema));
+        let past = Snapshot { xmin: 90, xmax: 109 };
+        assert_eq!(kind(probe(), past), Some(ErrorKind::Schema));
+        assert_eq!(kind(Probe { standby: true, ..probe() }, past), Some(ErrorKind::Transient));
+        let table = TableNow { oid: 6, ..now(Clock::Instant) };
+        let again =
+            VersionRead::new(&TableName::new("t"), Some(first.clone()), &probe(), snapshot, table);
+        assert_eq!(again.err().map(|e| e.kind()), Some(ErrorKind::Schema));
+    }
+
+    #[test]
+    fn damaged_ranges_are_refused() {
+        for text in ["x", "5-", "9-3", "1-99999999999"] {
+            assert!(parse_ranges(text).is_none(), "{text}");
+        }
+        assert_eq!(parse_ranges("").unwrap(), BTreeSet::new());
+    }
+}

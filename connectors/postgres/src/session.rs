@@ -1,0 +1,312 @@
+//! Connections: opening one, the session settings that make values and texts stable, and what
+//! the errors of the server mean.
+
+use highwater_core::{Error, ErrorKind, Result};
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::conninfo::{Place, Target};
+use crate::tls::{self, TlsLevel};
+
+/// Settings of every session. Text forms become independent of the server's configuration, and
+/// nothing but the network ends a long statement.
+const SETTINGS: &[(&str, &str)] = &[
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("xmloption", "content"),
+    ("lc_monetary", "C"),
+    ("statement_timeout", "0"),
+    ("transaction_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("lock_timeout", "60s"),
+    ("client_min_messages", "warning"),
+];
+
+/// An open connection. Dropping it closes the socket at once, also in the middle of a reply, so
+/// that the server ends what it was doing.
+pub(crate) struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+    place: Place,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Session {
+    /// Connects and applies the session settings; `extra` come last.
+    ///
+    /// # Errors
+    /// `Transient` when the server cannot be reached or is starting, `Config` when it refuses
+    /// user, password or database, or TLS fails. Host, port, database and user are named, the
+    /// password is not.
+    pub(crate) async fn open(target: &Target, extra: &[(&str, &str)]) -> Result<Self> {
+        let place = target.place.clone();
+        let (client, connection) = match connect(&target.config, target).await {
+            // As libpq: `prefer` tries again without encryption.
+            Err(error) if target.tls.level == TlsLevel::Prefer && is_tls(&error) => {
+                let mut plain = target.config.clone();
+                plain.ssl_mode(tokio_postgres::config::SslMode::Disable);
+                connect(&plain, target).await
+            }
+            other => other,
+        }
+        .map_err(|failure| failure.into_error(&place))?;
+        let session = Self { client, connection, place };
+        session.apply(SETTINGS).await?;
+        session.apply(extra).await?;
+        Ok(session)
+    }
+
+    /// Sets those of `settings` that this server version has.
+    async fn apply(&self, settings: &[(&str, &str)]) -> Result<()> {
+        if settings.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<String> = settings
+            .iter()
+            .map(|(name, value)| format!("({}, {})", literal(name), literal(value)))
+            .collect();
+        let statement = format!(
+            "SELECT set_config(s.name, v.setting, false) FROM (VALUES {}) AS v(name, setting) \
+             JOIN pg_catalog.pg_settings AS s ON lower(s.name) = lower(v.name)",
+            rows.join(", ")
+        );
+        self.client
+            .simple_query(&statement)
+            .await
+            .map_err(|e| self.error("prepare the session", e))?;
+        Ok(())
+    }
+
+    /// What an error of this connection means; `action` completes "could not …".
+    pub(crate) fn error(&self, action: &str, error: tokio_postgres::Error) -> Error {
+        self.place.describe(pg_error(action, &error))
+    }
+
+    /// Runs statements that return nothing of interest.
+    ///
+    /// # Errors
+    /// As [`Self::error`].
+    pub(crate) async fn run(&self, action: &str, statements: &str) -> Result<()> {
+        self.client.batch_execute(statements).await.map_err(|e| self.error(action, e))
+    }
+}
+
+enum Failure {
+    Server(tokio_postgres::Error),
+    Setup(Error),
+}
+
+impl Failure {
+    fn into_error(self, place: &Place) -> Error {
+        match self {
+            Self::Server(error) => place.describe(connect_error(&error)),
+            Self::Setup(error) => place.describe(error),
+        }
+    }
+}
+
+fn is_tls(failure: &Failure) -> bool {
+    matches!(failure, Failure::Server(error) if error.to_string().contains("TLS"))
+}
+
+async fn connect(
+    config: &Config,
+    target: &Target,
+) -> std::result::Result<(Client, JoinHandle<()>), Failure> {
+    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable {
+        let (client, connection) = config.connect(NoTls).await.map_err(Failure::Server)?;
+        return Ok((client, spawn(connection)));
+    }
+    let tls = tls::connector(&target.tls).map_err(Failure::Setup)?;
+    let (client, connection) = config.connect(tls).await.map_err(Failure::Server)?;
+    Ok((client, spawn(connection)))
+}
+
+fn spawn<F>(connection: F) -> JoinHandle<()>
+where
+    F: Future<Output = std::result::Result<(), tokio_postgres::Error>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        // Whoever waits for a reply is told too; here it is only worth a line in the log.
+        if let Err(error) = connection.await {
+            tracing::debug!(error = %describe(&error), "a connection to PostgreSQL ended");
+        }
+    })
+}
+
+fn connect_error(error: &tokio_postgres::Error) -> Error {
+    let words = error.to_string();
+    if error.as_db_error().is_some() {
+        let refused = pg_error("connect", error);
+        // A session parameter that the server does not know.
+        let wrong = matches!(refused.kind(), ErrorKind::Schema | ErrorKind::Data);
+        return if wrong { refused.with_kind(ErrorKind::Config) } else { refused };
+    }
+    if words.contains("TLS") {
+        return Error::config(format!(
+            "PostgreSQL: the encrypted connection failed: {}",
+            describe(error)
+        ))
+        .hint("check `sslmode` and `sslrootcert` in the connection string");
+    }
+    if words.contains("authentication") || words.contains("configuration") {
+        return Error::config(format!("PostgreSQL: could not log in: {}", describe(error)))
+            .hint("give the password in `connection_string`, in PGPASSWORD or in ~/.pgpass");
+    }
+    Error::transient(format!("PostgreSQL cannot be reached: {}", describe(error)))
+        .hint("check that the server runs and that host and port are right")
+}
+
+/// The error in words, without anything that may hold a value of a row.
+fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return safe_message(db);
+    }
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// The server's message. Those of class 22 (data exceptions) quote values, so they are replaced;
+/// details and contexts of all classes may quote values and are never used.
+fn safe_message(db: &tokio_postgres::error::DbError) -> String {
+    if db.code().code().starts_with("22") {
+        return "a value does not fit its column".to_owned();
+    }
+    db.message().to_owned()
+}
+
+/// Turns an error of the driver into one with a kind; `action` completes "could not …".
+pub(crate) fn pg_error(action: &str, error: &tokio_postgres::Error) -> Error {
+    let Some(db) = error.as_db_error() else {
+        let kind = if error.is_closed() || error.to_string().contains("communicating") {
+            ErrorKind::Transient
+        } else {
+            ErrorKind::Internal
+        };
+        let what = if error.is_closed() {
+            "the connection was closed".to_owned()
+        } else {
+            describe(error)
+        };
+        return Error::new(kind, format!("PostgreSQL: could not {action}: {what}"));
+    };
+    let mut out = Error::new(
+        kind_of(db.code()),
+        format!("PostgreSQL: could not {action}: {}", safe_message(db)),
+    );
+    out = out.context("sqlstate", db.code().code());
+    if let Some(column) = db.column().or_else(|| column_in_context(db.where_())) {
+        out = out.context("column", column);
+    }
+    if let Some(constraint) = db.constraint() {
+        out = out.context("constraint", constraint);
+    }
+    match hint_for(db.code()) {
+        Some(hint) => out.hint(hint),
+        None => out,
+    }
+}
+
+/// `COPY t, line 3, column price: "…"` names the column before the value.
+fn column_in_context(context: Option<&str>) -> Option<&str> {
+    let (_, rest) = context?.split_once(", column ")?;
+    let end = rest.find(':').unwrap_or(rest.len());
+    Some(rest[..end].lines().next().unwrap_or(""))
+}
+
+fn kind_of(state: &SqlState) -> ErrorKind {
+    let code = state.code();
+    match code {
+        // Read-only transaction: a standby, or a user without the right to write.
+        "25006" | "42501" | "3D000" | "55000" => ErrorKind::Config,
+        "42P01" | "42703" | "3F000" | "42704" | "42804" => ErrorKind::Schema,
+        "0A000" => ErrorKind::Unsupported,
+        "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" => {
+            ErrorKind::Transient
+        }
+        _ => match &code[..2] {
+            "08" | "53" | "58" => ErrorKind::Transient,
+            "22" | "23" | "54" => ErrorKind::Data,
+            "28" => ErrorKind::Config,
+            _ => ErrorKind::Internal,
+        },
+    }
+}
+
+fn hint_for(state: &SqlState) -> Option<&'static str> {
+    Some(match state.code() {
+        "28P01" | "28000" => {
+            "check user and password in `connection_string`, PGPASSWORD or ~/.pgpass, and the server's pg_hba.conf"
+        }
+        "3D000" => "create it with `createdb NAME`, or correct the database in `connection_string`",
+        "42501" => "grant the role what it lacks, for example `GRANT SELECT ON TABLE … TO …`",
+        "25006" => "connect to the primary server, not to a standby",
+        "53100" => "free disk space on the database server and run the sync again",
+        "53300" => "raise max_connections, or lower `concurrency`",
+        _ => return None,
+    })
+}
+
+/// A text literal. Holds for every setting of `standard_conforming_strings`.
+pub(crate) fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if doubled.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
+}
+
+/// A quoted identifier.
+pub(crate) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_literals_are_quoted() {
+        assert_eq!(quote("a\"b"), "\"a\"\"b\"");
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("a\\'b"), "E'a\\\\''b'");
+    }
+
+    #[test]
+    fn the_column_is_found_in_a_copy_context_and_the_value_is_not() {
+        assert_eq!(column_in_context(Some("COPY t, line 1, column price: \"x\"")), Some("price"));
+        assert_eq!(column_in_context(Some("COPY t, line 1")), None);
+    }
+
+    #[test]
+    fn kinds_follow_the_sqlstate() {
+        let kind = |code: &str| kind_of(&SqlState::from_code(code));
+        assert_eq!(kind("28P01"), ErrorKind::Config);
+        assert_eq!(kind("40P01"), ErrorKind::Transient);
+        assert_eq!(kind("57P01"), ErrorKind::Transient);
+        assert_eq!(kind("22021"), ErrorKind::Data);
+        assert_eq!(kind("42P01"), ErrorKind::Schema);
+        assert_eq!(kind("25006"), ErrorKind::Config);
+        assert_eq!(kind("XX000"), ErrorKind::Internal);
+    }
+}

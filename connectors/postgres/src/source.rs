@@ -1,0 +1,405 @@
+//! PostgreSQL as a source.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use highwater_core::{
+    Checkpoint, Completion, CrashPoint, Cursor, CursorKey, Error, LogicalType, NullCursor, Output,
+    Partition, Plan, ReadMode, Result, Source, SourceDelivery, State, Table, TableName, TablePlan,
+    WriteMode, crash,
+};
+use highwater_sql::boundary::InclusiveCursor;
+use serde_json::Value;
+use tokio_postgres::types::Type;
+
+use crate::catalog::{self, Relation, RelationKind, Selection, UserTypes, get};
+use crate::conninfo::Target;
+use crate::horizon::{self, Clock, Probe, SavedVersions, TableNow, VersionRead};
+use crate::read::{self, Filter};
+use crate::session::{Session, literal, quote};
+use crate::types::{Wire, wire};
+
+/// One database that tables are read from.
+pub(crate) struct PostgresSource {
+    target: Target,
+    schemas: Vec<String>,
+    /// What kind of relation each table is, found by `discover` and `review`.
+    kinds: Mutex<HashMap<TableName, (RelationKind, bool)>>,
+}
+
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+impl PostgresSource {
+    pub(crate) fn new(target: Target, schemas: Vec<String>) -> Self {
+        Self { target, schemas, kinds: Mutex::default() }
+    }
+
+    async fn session(&self) -> Result<Session> {
+        // Types of `public` are named without their schema, as its tables are.
+        Session::open(&self.target, &[("search_path", "public")]).await
+    }
+
+    fn remember(&self, relations: &[Relation]) {
+        if let Ok(mut kinds) = self.kinds.lock() {
+            kinds.extend(relations.iter().map(|r| (r.name.clone(), (r.kind, r.has_row_versions))));
+        }
+    }
+
+    async fn full(&self, table: &TablePlan, output: &Output) -> Result<Completion> {
+        let session = self.session().await?;
+        session.run("begin", SNAPSHOT).await?;
+        let (relation, types) = describe(&session, table.name()).await?;
+        let wires = read::wires(&table.source, &relation, &types)?;
+        crash::at(CrashPoint::ReadSnapshot);
+        let statement = read::copy_statement(&table.source, &wires, &[], &relation, None);
+        let mut filter = Filter::All;
+        let done =
+            read::copy(&session, &statement, &table.source, &wires, 0, &mut filter, output).await?;
+        crash::at(CrashPoint::ReadRows);
+        Ok(done)
+    }
+
+    async fn incremental(
+        &self,
+        table: &TablePlan,
+        saved: Option<&Cursor>,
+        output: &Output,
+    ) -> Result<Completion> {
+        let session = self.session().await?;
+        // Before the snapshot: see `horizon::probe`.
+        let probe = horizon::probe(&session).await?;
+        session.run("begin", SNAPSHOT).await?;
+        let snapshot = horizon::snapshot(&session).await?;
+        let (relation, types) = describe(&session, table.name()).await?;
+        let wires = read::wires(&table.source, &relation, &types)?;
+        let cursor = CursorColumn::find(table, &relation, &types)?;
+        let (hidden, condition, mut filter) = if relation.has_row_versions {
+            let saved = saved.map(|saved| SavedVersions::parse(saved, table.name())).transpose()?;
+            let partitions = children(&session, &relation).await?;
+            let now = TableNow { oid: relation.oid, partitions, clock: cursor.clock };
+            let read = VersionRead::new(table.name(), saved, &probe, snapshot, now)?;
+            versions(table, &cursor, read)?
+        } else {
+            contents(table, &cursor, saved, &probe)?
+        };
+        crash::at(CrashPoint::ReadSnapshot);
+        let statement =
+            read::copy_statement(&table.source, &wires, &hidden, &relation, condition.as_deref());
+        let hidden = hidden.len();
+        let done =
+            read::copy(&session, &statement, &table.source, &wires, hidden, &mut filter, output)
+                .await?;
+        crash::at(CrashPoint::ReadRows);
+        if done == Completion::Complete {
+            let position = position(filter, table)?;
+            let key = CursorKey::Table(table.name().clone());
+            output.checkpoint(Checkpoint::of(key, position)).await?;
+        }
+        Ok(done)
+    }
+}
+
+/// A table as it is in this transaction.
+async fn describe(session: &Session, name: &TableName) -> Result<(Relation, UserTypes)> {
+    let (mut relations, types) =
+        catalog::relations(session, Selection::Names(std::slice::from_ref(name))).await?;
+    match relations.pop() {
+        Some(relation) => Ok((relation, types)),
+        None => Err(Error::schema("The table does not exist")
+            .context("table", name)
+            .hint("`highwater tables` lists what can be read")),
+    }
+}
+
+/// The partitions and inheriting tables below a table, in the order of their ids.
+async fn children(session: &Session, relation: &Relation) -> Result<Vec<u32>> {
+    let statement = "
+        WITH RECURSIVE below AS (
+          SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1
+          UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below b ON i.inhparent = b.inhrelid
+        ) SELECT inhrelid FROM below ORDER BY 1";
+    let rows = catalog::rows(session, statement, &[(&relation.oid, Type::OID)]).await?;
+    rows.iter().map(|row| get(row, 0)).collect()
+}
+
+/// The cursor column as SQL sees it.
+struct CursorColumn {
+    name: String,
+    wire: Wire,
+    clock: Clock,
+}
+
+impl CursorColumn {
+    /// # Errors
+    /// `Config` when there is none, or its type has no order.
+    fn find(table: &TablePlan, relation: &Relation, types: &UserTypes) -> Result<Self> {
+        let name = table.cursor_field.as_deref().ok_or_else(|| {
+            Error::config("An incremental read of a PostgreSQL table needs a cursor field")
+                .context("table", table.name())
+                .hint("cursor: updated_at")
+        })?;
+        let column = relation.columns.iter().find(|c| c.name == name).ok_or_else(|| {
+            Error::config("The cursor field is not a column of the table")
+                .context("table", table.name())
+                .context("column", name)
+        })?;
+        let wire = wire(column, types);
+        let field = crate::types::field(column, types);
+        if wire == Wire::Cast || !LogicalType::of(&field)?.has_order() {
+            return Err(Error::config("The cursor field has a type without an order")
+                .context("table", table.name())
+                .context("column", name)
+                .context("type", &column.declared)
+                .hint(
+                    "choose a date, a time stamp, a number or a text, or `read_mode: full_refresh`",
+                ));
+        }
+        let clock = match (&wire, relation.kind) {
+            // Its rows appear when it is refreshed, not when they are written.
+            (_, RelationKind::MaterializedView) => Clock::None,
+            (Wire::TimestampTz, _) => Clock::Instant,
+            (Wire::Timestamp, _) => Clock::Local,
+            (Wire::Date, _) => Clock::Day,
+            _ => Clock::None,
+        };
+        Ok(Self { name: name.to_owned(), wire, clock })
+    }
+}
+
+type Prepared = (Vec<String>, Option<String>, Filter);
+
+/// Columns, condition and filter of a read by row versions.
+fn versions(table: &TablePlan, cursor: &CursorColumn, read: VersionRead) -> Result<Prepared> {
+    let column = quote(&cursor.name);
+    let mut conditions = Vec::new();
+    if read.is_wrapped() {
+        let keyed = matches!(table.write_mode, WriteMode::Overwrite)
+            && !table.target.primary_key.is_empty();
+        if !keyed {
+            return Err(Error::schema(
+                "The last sync is so long ago that transaction ids cannot be compared",
+            )
+            .context("table", table.name())
+            .hint(horizon::reset_hint(table.name())));
+        }
+    } else {
+        conditions.extend(read.version_condition());
+    }
+    conditions.extend(read.cursor_condition(&column, cursor.clock, table.lookback));
+    let list = |oids: &[u32]| {
+        let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
+        format!("tableoid = ANY ('{{{}}}'::pg_catalog.oid[])", oids.join(","))
+    };
+    let fresh = read.new_partitions();
+    let mut hidden = vec!["xmin".to_owned()];
+    if !fresh.is_empty() {
+        hidden.push(list(&fresh));
+        conditions = vec![format!("({} OR {})", all(&conditions), list(&fresh))];
+    }
+    if !read.partitions().is_empty() {
+        // A partition that is attached right now is left to the next sync as a whole.
+        let known: Vec<u32> = read.partitions().iter().copied().chain([read.oid()]).collect();
+        conditions.push(list(&known));
+    }
+    if table.null_cursor != NullCursor::Include {
+        hidden.push(format!("({column} IS NULL)"));
+    }
+    let condition = (!conditions.is_empty()).then(|| all(&conditions));
+    let filter = Filter::Versions {
+        read: Box::new(read),
+        has_partition_flag: !fresh.is_empty(),
+        null_cursor: table.null_cursor,
+        nulls_left_out: 0,
+    };
+    Ok((hidden, condition, filter))
+}
+
+fn all(conditions: &[String]) -> String {
+    if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") }
+}
+
+/// Columns, condition and filter of a read that compares contents.
+fn contents(
+    table: &TablePlan,
+    cursor: &CursorColumn,
+    saved: Option<&Cursor>,
+    probe: &Probe,
+) -> Result<Prepared> {
+    let inclusive = InclusiveCursor::new(table, saved, probe.horizon)?;
+    let column = match cursor.wire {
+        Wire::Text => format!("{} COLLATE pg_catalog.\"C\"", quote(&cursor.name)),
+        _ => quote(&cursor.name),
+    };
+    let nulls = format!("{} IS NULL", quote(&cursor.name));
+    let condition = match inclusive.floor_text(0)? {
+        Some(floor) if inclusive.reads_nulls() => {
+            Some(format!("({column} >= {} OR {nulls})", literal(&floor)))
+        }
+        Some(floor) => Some(format!("{column} >= {}", literal(&floor))),
+        None => None,
+    };
+    Ok((Vec::new(), condition, Filter::Contents(Box::new(inclusive))))
+}
+
+/// The position after a complete read.
+fn position(filter: Filter, table: &TablePlan) -> Result<Value> {
+    let left_out = match &filter {
+        Filter::Versions { nulls_left_out, .. } => *nulls_left_out,
+        Filter::Contents(cursor) => cursor.excluded(),
+        Filter::All => 0,
+    };
+    if left_out > 0 {
+        tracing::info!(table = %table.name(), rows = left_out, "rows without a cursor were left out");
+    }
+    match filter {
+        Filter::Versions { read, .. } => read.finish(),
+        Filter::Contents(cursor) => cursor.finish(),
+        Filter::All => Ok(Value::Null),
+    }
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    async fn check(&self) -> Result<()> {
+        let session = self.session().await?;
+        session.run("read", "SELECT 1").await
+    }
+
+    async fn discover(&self, _only: Option<&[String]>) -> Result<Vec<Table>> {
+        let session = self.session().await?;
+        // One snapshot for all catalogs.
+        session.run("begin", SNAPSHOT).await?;
+        let (relations, types) =
+            catalog::relations(&session, Selection::Schemas(&self.schemas)).await?;
+        self.remember(&relations);
+        Ok(relations.iter().map(|relation| relation.table(&types)).collect())
+    }
+
+    fn delivery(&self, table: &TablePlan) -> SourceDelivery {
+        if table.read_mode == ReadMode::FullRefresh {
+            return SourceDelivery::Once;
+        }
+        let kind = self.kinds.lock().ok().and_then(|kinds| kinds.get(table.name()).copied());
+        match kind {
+            Some((RelationKind::MaterializedView, true)) => SourceDelivery::Again(
+                "a refresh of the materialized view makes every row new".to_owned(),
+            ),
+            Some((_, true)) => SourceDelivery::Once,
+            Some((RelationKind::View, _)) => SourceDelivery::Again(
+                "a view has no row versions, rows are recognised by their content".to_owned(),
+            ),
+            Some(_) => SourceDelivery::Again(
+                "the table has no row versions, rows are recognised by their content".to_owned(),
+            ),
+            None => SourceDelivery::Again("the table has not been looked at".to_owned()),
+        }
+    }
+
+    async fn review(&self, table: &TablePlan) -> Result<Vec<String>> {
+        let session = self.session().await?;
+        let (relation, types) = describe(&session, table.name()).await?;
+        self.remember(std::slice::from_ref(&relation));
+        read::wires(&table.source, &relation, &types)?;
+        let mut notes = Vec::new();
+        if relation.row_security {
+            notes.push(
+                "Row security is active for this role: rows that it hides are not read".to_owned(),
+            );
+        }
+        if table.read_mode == ReadMode::FullRefresh {
+            return Ok(notes);
+        }
+        let cursor = CursorColumn::find(table, &relation, &types)?;
+        let probe = horizon::probe(&session).await?;
+        notes.extend(horizon_notes(&relation, &cursor, &probe, table.lookback));
+        Ok(notes)
+    }
+
+    async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {
+        let partition = |name: &TableName| Partition {
+            tables: vec![name.clone()],
+            id: String::new(),
+            bounds: Value::Null,
+        };
+        Ok(plan.tables.keys().map(partition).collect())
+    }
+
+    async fn read(
+        &self,
+        plan: &Plan,
+        partition: &Partition,
+        state: &State,
+        output: Output,
+    ) -> Result<Completion> {
+        for name in &partition.tables {
+            let table = plan.tables.get(name).ok_or_else(|| {
+                Error::internal("A partition names a table that is not planned")
+                    .context("table", name)
+            })?;
+            let done = match table.read_mode {
+                ReadMode::FullRefresh => self.full(table, &output).await?,
+                ReadMode::Incremental => {
+                    self.incremental(table, state.table_cursor(name), &output).await?
+                }
+            };
+            if done == Completion::Stopped {
+                return Ok(done);
+            }
+        }
+        Ok(Completion::Complete)
+    }
+}
+
+/// What the user should know about how new rows are found.
+fn horizon_notes(
+    relation: &Relation,
+    cursor: &CursorColumn,
+    probe: &Probe,
+    lookback: u64,
+) -> Vec<String> {
+    const LONG_MICROS: u64 = 60_000_000;
+    let name = &cursor.name;
+    let mut notes = Vec::new();
+    if !relation.has_row_versions {
+        notes.push(format!(
+            "Nothing tells when a row of this relation was committed: a row that is committed after a sync that already saw a greater `{name}` is missed; give `lookback` longer than your longest transaction"
+        ));
+        return notes;
+    }
+    if relation.kind == RelationKind::MaterializedView {
+        notes.push(
+            "Every refresh of the materialized view makes all its rows new; they are sent again"
+                .to_owned(),
+        );
+        return notes;
+    }
+    if cursor.clock == Clock::None {
+        notes.push(format!(
+            "No clock writes `{name}`, so every sync scans the whole table; only new row versions are sent"
+        ));
+        return notes;
+    }
+    if probe.standby {
+        notes.push("The source is a standby, where open transactions of the primary cannot be seen: every sync scans the whole table, and only new row versions are sent".to_owned());
+        return notes;
+    }
+    if probe.sessions_hidden {
+        notes.push("This role may not see the transactions of other roles: every sync scans the whole table, and only new row versions are sent; `GRANT pg_read_all_stats` to it makes syncs cheaper".to_owned());
+        return notes;
+    }
+    if let Some(oldest) = probe.oldest_transaction
+        && probe.now.micros_since(oldest) > LONG_MICROS
+    {
+        notes.push(format!(
+            "A transaction is open since {}: nothing is lost, and syncs read again from there until it ends",
+            oldest.to_rfc3339()
+        ));
+    }
+    if lookback == 0 {
+        notes.push(format!(
+            "Rows are found if `{name}` is not before the start of the transaction that writes them (now(), a trigger); if an application sets it from its own clock, give `lookback`"
+        ));
+    }
+    notes
+}

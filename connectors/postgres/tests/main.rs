@@ -1,0 +1,5 @@
+//! PostgreSQL against a real server.
+
+mod horizon;
+mod server;
+mod source;
