@@ -65,3 +65,87 @@ fn group(seats: &[(usize, Arc<Plan>, &State)], positions: &[usize], tables: &[Ta
     let indices = positions.iter().map(|&p| seats[p].0).collect();
     Group { seats: indices, plan, state: (*state).clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow_schema::{DataType, Field};
+    use highwater_core::{
+        Cursor, CursorKey, Guarantee, Instant, NullCursor, ReadMode, Table, WriteMode,
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    fn plan(names: &[&str], write_mode: WriteMode) -> Arc<Plan> {
+        let table = |name: &str| {
+            let field = Field::new("id", DataType::Int64, false);
+            let table = Arc::new(Table::new(TableName::new(name), vec![field]));
+            let plan = TablePlan {
+                source: Arc::clone(&table),
+                target: table,
+                read_mode: ReadMode::Incremental,
+                write_mode,
+                cursor_field: Some("id".into()),
+                null_cursor: NullCursor::Include,
+                lookback: 0,
+                history_retention_seconds: None,
+                divisible: false,
+                changes: vec![],
+                guarantee: Guarantee::ExactlyOnce,
+                notes: vec![],
+            };
+            (plan.name().clone(), plan)
+        };
+        Arc::new(Plan {
+            sync: "s".into(),
+            sync_id: "1".into(),
+            started_at: Instant(0),
+            state_with_data: true,
+            tables: names.iter().map(|n| table(n)).collect::<BTreeMap<_, _>>(),
+        })
+    }
+
+    fn at(positions: &[(&str, i64)]) -> State {
+        let mut state = State::default();
+        for (table, position) in positions {
+            let key = CursorKey::Table(TableName::new(*table));
+            state.cursors.insert(key, Cursor(json!(position)));
+        }
+        state
+    }
+
+    fn grouped(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<(Vec<usize>, Vec<String>)> {
+        by_position(seats)
+            .into_iter()
+            .map(|g| (g.seats, g.plan.tables.keys().map(ToString::to_string).collect()))
+            .collect()
+    }
+
+    #[test]
+    fn destinations_at_one_position_share_a_read_and_others_catch_up_alone() {
+        let tables = plan(&["a", "b"], WriteMode::Append);
+        let (first, second) = (at(&[("a", 5), ("b", 5)]), at(&[("a", 5), ("b", 3)]));
+        // How each destination writes does not matter for reading.
+        let other = plan(&["a", "b"], WriteMode::Overwrite);
+        let seats = [(0, tables, &first), (2, other, &second)];
+        let expected = vec![
+            (vec![0, 2], vec!["a".to_owned()]),
+            (vec![0], vec!["b".to_owned()]),
+            (vec![2], vec!["b".to_owned()]),
+        ];
+        assert_eq!(grouped(&seats), expected);
+    }
+
+    #[test]
+    fn a_table_that_is_planned_at_one_destination_only_is_read_for_that_one() {
+        let state = State::default();
+        let seats = [
+            (0, plan(&["a", "b"], WriteMode::Append), &state),
+            (1, plan(&["a"], WriteMode::Append), &state),
+        ];
+        let expected = vec![(vec![0, 1], vec!["a".to_owned()]), (vec![0], vec!["b".to_owned()])];
+        assert_eq!(grouped(&seats), expected);
+    }
+}

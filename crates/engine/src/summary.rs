@@ -160,3 +160,59 @@ impl Summary {
         Outcome::Failed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str, error: Option<ErrorKind>) -> TableSummary {
+        TableSummary {
+            table: TableName::new(name),
+            target: TableName::new(name),
+            read_mode: ReadMode::FullRefresh,
+            write_mode: WriteMode::Append,
+            guarantee: Guarantee::ExactlyOnce,
+            rows_read: 0,
+            rows_written: 0,
+            rows_unchanged: 0,
+            rows_deleted: 0,
+            duration_ms: 0,
+            complete: error.is_none(),
+            error: error.map(|kind| Failure::from(&Error::new(kind, "It failed"))),
+            notes: Vec::new(),
+        }
+    }
+
+    fn outcome(interrupted: bool, tables: Vec<TableSummary>) -> Outcome {
+        let destinations =
+            vec![DestinationSummary { destination: "d".into(), error: None, tables }];
+        let summary = Summary {
+            sync: "s".into(),
+            sync_id: "1".into(),
+            started_at: Instant(0),
+            duration_ms: 0,
+            interrupted,
+            destinations,
+        };
+        summary.outcome()
+    }
+
+    #[test]
+    fn a_run_with_a_failed_table_is_never_a_success() {
+        let good = || table("good", None);
+        assert_eq!(outcome(false, vec![good()]), Outcome::Complete);
+        assert_eq!(outcome(false, vec![]), Outcome::Complete);
+        for kind in [ErrorKind::Data, ErrorKind::Schema, ErrorKind::Transient] {
+            assert_eq!(outcome(false, vec![good(), table("bad", Some(kind))]), Outcome::Partial);
+        }
+        let only = |kind| outcome(false, vec![table("bad", Some(kind))]);
+        assert_eq!(only(ErrorKind::Data), Outcome::Failed);
+        assert_eq!(only(ErrorKind::Transient), Outcome::TryLater);
+        let fenced = table("bad", Some(ErrorKind::Fenced));
+        assert_eq!(outcome(true, vec![good(), fenced]), Outcome::TryLater);
+        let unfinished = TableSummary { complete: false, ..good() };
+        assert_eq!(outcome(true, vec![good(), unfinished.clone()]), Outcome::Interrupted);
+        // A table that is not complete for no reason that anybody gave is no success either.
+        assert_eq!(outcome(false, vec![unfinished]), Outcome::Failed);
+    }
+}
