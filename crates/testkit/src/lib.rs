@@ -9,8 +9,10 @@
 
 pub mod harness;
 pub mod job;
+pub mod memory;
 pub mod postgres;
 pub mod proxy;
 pub mod rows;
+pub mod scripted;
 pub mod suites;
 pub mod tables;

@@ -1,0 +1,219 @@
+//! A destination in memory that keeps every promise of the contracts, in the plainest way: the
+//! model against which the suites themselves are tested, and the one whose operations can be made
+//! to fail at will in tests of the engine.
+
+mod faults;
+mod merge;
+mod store;
+mod tables;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow_array::RecordBatch;
+use arrow_schema::Field;
+use async_trait::async_trait;
+use highwater_core::{
+    Batch, Capabilities, Checkpoint, Committed, Destination, DestinationDelivery, Error,
+    ExistingTable, Fence, LogicalType, Op, Partition, Plan, Result, SchemaChange, StateStore,
+    TableName, TablePlan, WriteMode, Writer,
+};
+
+use faults::Faults;
+pub use faults::{Fault, Operation};
+use tables::Contents;
+
+use crate::scripted::Journal;
+
+/// A system in memory. Clones share it: each is a new run over the same system.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    name: Arc<str>,
+    contents: Arc<Mutex<Contents>>,
+    faults: Faults,
+    journal: Journal,
+}
+
+impl Memory {
+    /// An empty system; `name` stands in the lines of the journal.
+    pub fn new(name: &str, journal: Journal) -> Self {
+        Self { name: name.into(), contents: Arc::default(), faults: Faults::default(), journal }
+    }
+
+    /// Lets the `nth` (from 1) of the next such operations go wrong.
+    pub fn fail(&self, operation: Operation, nth: u64, fault: Fault) {
+        self.faults.inject(operation, nth, fault);
+    }
+
+    /// What a reader sees of a table; `None` when it is not there.
+    pub fn rows(&self, table: &TableName) -> Option<Vec<RecordBatch>> {
+        let contents = self.contents();
+        contents.tables.get(table).map(tables::Stored::batches)
+    }
+
+    /// Takes a table away.
+    pub fn drop_table(&self, table: &TableName) {
+        self.contents().tables.remove(table);
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work` on a copy that takes the place of the contents only if it succeeds, unless a
+    /// fault is due.
+    async fn atomically<T>(
+        &self,
+        operation: Operation,
+        detail: &str,
+        work: impl FnOnce(&mut Contents) -> Result<T> + Send,
+    ) -> Result<T> {
+        self.faults
+            .around(operation, || {
+                let mut contents = self.contents();
+                let mut next = contents.clone();
+                let result = work(&mut next)?;
+                *contents = next;
+                self.journal.note(format!("{} {} {detail}", operation.as_str(), self.name));
+                Ok(result)
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Destination for Memory {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            write_modes: WriteMode::ALL,
+            write_modes_note: "",
+            delivery: DestinationDelivery::Atomic,
+            identifier_bytes_max: 63,
+            writers_max: 8,
+            case_sensitive_names: true,
+        }
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.faults.around(Operation::Check, || Ok(())).await
+    }
+
+    fn target_name(&self, source: &TableName) -> TableName {
+        TableName::new(source.name.clone())
+    }
+
+    async fn describe(&self, names: &[TableName]) -> Result<Vec<Option<ExistingTable>>> {
+        let contents = self.contents();
+        Ok(names
+            .iter()
+            .map(|name| {
+                contents.tables.get(name).map(|stored| ExistingTable {
+                    table: stored.table.clone(),
+                    identity: Some(stored.identity.to_string()),
+                })
+            })
+            .collect())
+    }
+
+    fn stored_field(&self, field: &Field) -> Result<Field> {
+        LogicalType::of(field).map(|_| field.clone())
+    }
+
+    fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {
+        vec![format!("{} {change:?}", plan.target.name)]
+    }
+
+    async fn migrate(&self, plan: &Plan) -> Result<Vec<String>> {
+        self.atomically(Operation::Migrate, "", |contents| {
+            let mut ran = Vec::new();
+            for table in plan.tables.values() {
+                contents.prepare(table)?;
+                ran.extend(table.changes.iter().flat_map(|change| self.ddl(table, change)));
+            }
+            Ok(ran)
+        })
+        .await
+    }
+
+    async fn writer(
+        &self,
+        plan: &Plan,
+        partition: &Partition,
+        fence: &Fence,
+    ) -> Result<Box<dyn Writer>> {
+        Ok(Box::new(MemoryWriter {
+            memory: self.clone(),
+            plan: plan.clone(),
+            partition: partition.clone(),
+            fence: fence.clone(),
+            staged: Vec::new(),
+        }))
+    }
+
+    async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        let detail = table.name().to_string();
+        self.atomically(Operation::Finish, &detail, |contents| {
+            contents.check_fence(plan, fence)?;
+            let committed = contents.finish(plan, table, fence)?;
+            contents.record(plan, table, fence, 0);
+            contents.record_finished(plan, table, fence);
+            Ok(committed)
+        })
+        .await
+    }
+
+    fn state_store(&self) -> Option<&dyn StateStore> {
+        Some(self)
+    }
+}
+
+struct MemoryWriter {
+    memory: Memory,
+    plan: Plan,
+    partition: Partition,
+    fence: Fence,
+    staged: Vec<Batch>,
+}
+
+#[async_trait]
+impl Writer for MemoryWriter {
+    async fn write(&mut self, batch: Batch) -> Result<()> {
+        let staged = &mut self.staged;
+        let plan = self.plan.tables.get(&batch.table.name);
+        let plan = plan.ok_or_else(|| Error::internal("The table is not planned"))?;
+        let keyed = merge::is_keyed(plan);
+        self.memory
+            .faults
+            .around(Operation::Write, || {
+                if batch.op == Op::Delete && !keyed {
+                    return Err(Error::unsupported("A deletion cannot be written in this mode"));
+                }
+                staged.push(batch);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+        let staged = std::mem::take(&mut self.staged);
+        let rows: usize = staged.iter().map(|batch| batch.rows.num_rows()).sum();
+        let cursors: Vec<_> =
+            checkpoint.cursors.iter().map(|(key, c)| format!(" {key}={}", c.0)).collect();
+        let detail = format!("{} {rows} rows{}", self.partition.id, cursors.concat());
+        let (plan, fence, partition) = (&self.plan, &self.fence, &self.partition);
+        self.memory
+            .atomically(Operation::Commit, &detail, |contents| {
+                contents.check_fence(plan, fence)?;
+                let mut committed = Committed::default();
+                for table in partition.tables.iter().filter_map(|name| plan.tables.get(name)) {
+                    let batches: Vec<_> =
+                        staged.iter().filter(|b| b.table.name == *table.name()).collect();
+                    committed += contents.merge(plan, table, fence, &batches)?;
+                    let rows: usize = batches.iter().map(|b| b.rows.num_rows()).sum();
+                    contents.record(plan, table, fence, rows as u64);
+                }
+                contents.save(plan, checkpoint);
+                Ok(committed)
+            })
+            .await
+    }
+}

@@ -1,0 +1,150 @@
+//! The tables in memory, and how their shape changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, new_null_array};
+use arrow_schema::{Field, Schema};
+use highwater_core::text::TextColumn;
+use highwater_core::{Instant, Result, SchemaChange, Table, TableName, TablePlan, WriteMode};
+
+use super::merge::Position;
+use super::store::Sync;
+
+/// The values of some columns of a row as text.
+pub(super) type Key = Vec<Option<String>>;
+
+/// Everything in the system.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Contents {
+    pub(super) tables: BTreeMap<TableName, Stored>,
+    /// By target table and key: the position of the newest deletion.
+    pub(super) tombstones: BTreeMap<(TableName, Key), Position>,
+    /// By sync and target table: what `replace` has committed and not swapped in.
+    pub(super) replacements: BTreeMap<(String, TableName), Vec<RecordBatch>>,
+    /// By history table: when the run began that brought each row.
+    pub(super) arrivals: BTreeMap<TableName, Vec<Instant>>,
+    pub(super) syncs: BTreeMap<String, Sync>,
+    identities: u64,
+}
+
+/// A table: its rows one by one, in the order they came.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) table: Table,
+    pub(super) identity: u64,
+    pub(super) rows: Vec<RecordBatch>,
+}
+
+impl Stored {
+    /// Its rows, one empty batch when there are none.
+    pub(super) fn batches(&self) -> Vec<RecordBatch> {
+        let empty = RecordBatch::new_empty(Arc::clone(&self.table.schema));
+        std::iter::once(empty).chain(self.rows.iter().cloned()).collect()
+    }
+
+    /// Gives a row the table's columns, in the table's types.
+    pub(super) fn shape(&self, row: &RecordBatch) -> Result<RecordBatch> {
+        let columns = self.table.schema.fields().iter().map(|field| -> Result<ArrayRef> {
+            Ok(match row.column_by_name(field.name()) {
+                None => new_null_array(field.data_type(), row.num_rows()),
+                Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
+                Some(column) => arrow_cast::cast(column, field.data_type())?,
+            })
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        Ok(RecordBatch::try_new(Arc::clone(&self.table.schema), columns)?)
+    }
+
+    fn set_field(&mut self, field: Field) -> Result<()> {
+        let mut fields: Vec<_> = self.table.schema.fields().iter().cloned().collect();
+        match fields.iter_mut().find(|f| f.name() == field.name()) {
+            Some(found) => *found = Arc::new(field),
+            None => fields.push(Arc::new(field)),
+        }
+        self.table.schema = Arc::new(Schema::new(fields));
+        self.rows = self.rows.iter().map(|row| self.shape(row)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn change(&mut self, change: &SchemaChange, key: &[String]) -> Result<()> {
+        match change {
+            SchemaChange::CreateTable => Ok(()),
+            SchemaChange::AddKey => {
+                self.table.primary_key = key.to_vec();
+                Ok(())
+            }
+            SchemaChange::AddColumn(field) => match self.table.field(field.name()) {
+                Some(_) => Ok(()),
+                None => self.set_field(field.clone().with_nullable(true)),
+            },
+            SchemaChange::WidenColumn { to, .. } => self.set_field(to.clone()),
+            SchemaChange::DropNotNull(field) => {
+                let there = self.table.field(field.name()).cloned();
+                there.map_or(Ok(()), |there| self.set_field(there.with_nullable(true)))
+            }
+        }
+    }
+}
+
+/// The values of the named columns of a one-row batch.
+pub(super) fn key(row: &RecordBatch, columns: &[String]) -> Result<Key> {
+    let schema = row.schema();
+    columns
+        .iter()
+        .map(|name| {
+            let index = schema.index_of(name)?;
+            let column = TextColumn::new(schema.field(index), row.column(index))?;
+            let mut text = String::new();
+            column.write(0, &mut text);
+            Ok((!column.is_null(0)).then_some(text))
+        })
+        .collect()
+}
+
+impl Contents {
+    /// The name of the table that holds the history.
+    pub(super) fn history_name(plan: &TablePlan) -> TableName {
+        plan.history_name()
+    }
+
+    /// Makes or changes the tables as planned. Repeating it changes nothing.
+    pub(super) fn prepare(&mut self, plan: &TablePlan) -> Result<()> {
+        self.create(plan.target.as_ref().clone());
+        if plan.write_mode == WriteMode::AppendDedup {
+            let fields = plan.target.schema.fields().iter();
+            let fields = fields.map(|f| f.as_ref().clone().with_nullable(true)).collect();
+            self.create(Table::new(Self::history_name(plan), fields));
+        }
+        for name in [plan.target.name.clone(), Self::history_name(plan)] {
+            let Some(stored) = self.tables.get_mut(&name) else { continue };
+            let history = name != plan.target.name;
+            for change in &plan.changes {
+                let skipped = history && matches!(change, SchemaChange::AddKey);
+                if !skipped {
+                    stored.change(change, &plan.target.primary_key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, table: Table) {
+        if !self.tables.contains_key(&table.name) {
+            self.identities += 1;
+            let identity = self.identities;
+            let name = table.name.clone();
+            self.tables.insert(name, Stored { table, identity, rows: Vec::new() });
+        }
+    }
+
+    /// Puts a new table with these rows in the place of the old one.
+    pub(super) fn swap(&mut self, table: Table, rows: Vec<RecordBatch>) {
+        self.tables.remove(&table.name);
+        let name = table.name.clone();
+        self.create(table);
+        if let Some(stored) = self.tables.get_mut(&name) {
+            stored.rows = rows;
+        }
+    }
+}
