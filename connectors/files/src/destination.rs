@@ -1,0 +1,265 @@
+//! Files as a destination: what the engine asks of it, and where its state is kept.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_schema::Field;
+use async_trait::async_trait;
+use highwater_core::state::TableRecord;
+use highwater_core::types::type_name;
+use highwater_core::{
+    Capabilities, Checkpoint, Committed, Cursor, CursorKey, Destination, DestinationDelivery,
+    ExistingTable, Fence, LeaseRequest, LogicalType, Partition, Plan, Result, SchemaChange, State,
+    StateStore, TableName, TablePlan, WriteMode, Writer,
+};
+
+use crate::disk::{self, blocking};
+use crate::encode::parquet_field;
+use crate::log::{Change, Kind, Logs, Shape, SyncLog, TableChange, TableState, key_parts};
+use crate::spec::{DestinationSettings, Format};
+use crate::template::Template;
+use crate::writer::{self, FileWriter, Target};
+
+/// A folder of files and its commit logs.
+pub(crate) struct FilesDestination {
+    target: Arc<Target>,
+    logs: Arc<Logs>,
+}
+
+impl FilesDestination {
+    pub(crate) fn new(settings: DestinationSettings) -> Result<Self> {
+        let template = Template::new(&settings.path, settings.format, settings.compression)?;
+        let logs = Arc::new(Logs::new(template.root()));
+        Ok(Self { target: Arc::new(Target { settings, template }), logs })
+    }
+
+    fn root(&self) -> PathBuf {
+        self.target.template.root().to_owned()
+    }
+
+    /// The log that a run commits to.
+    async fn log(&self, plan: &Plan, fence: &Fence) -> Result<Arc<SyncLog>> {
+        let (logs, fence) = (self.logs.clone(), fence.clone());
+        let with_data = plan.state_with_data;
+        blocking(move || if with_data { logs.held(&fence) } else { logs.held_or_open(&fence.sync) })
+            .await
+    }
+
+    async fn change(
+        &self,
+        fence: &Fence,
+        make: impl FnOnce(&crate::log::Folded) -> Change + Send + 'static,
+    ) -> Result<()> {
+        let (logs, fence) = (self.logs.clone(), fence.clone());
+        blocking(move || logs.held(&fence)?.change(Kind::State, |folded| Ok(Some(make(folded)))))
+            .await
+    }
+}
+
+/// The table of that name, if any sync has written it and its files are still there.
+///
+/// The identity is a random text made with the table and kept in the log. It counts as long as
+/// one of the committed files exists (or none was ever written): a folder that was deleted, or
+/// deleted and filled by somebody else, has none of them. Single files may be moved away.
+pub(crate) fn find_shape(root: &Path, name: &TableName) -> Result<Option<Shape>> {
+    let logs = Logs::new(root);
+    let mut newest: Option<TableState> = None;
+    let mut identity = None;
+    for sync in logs.list()? {
+        for (_, state) in logs.folded(&sync)?.tables {
+            let Some(shape) = state.shape.as_ref().filter(|s| s.table.name == *name) else {
+                continue;
+            };
+            let alive = state.files.is_empty()
+                || state.files.iter().rev().any(|file| is_there(root, &file.name));
+            if !alive {
+                continue;
+            }
+            // Syncs that share a table share its identity: the first name decides.
+            identity.get_or_insert_with(|| shape.identity.clone());
+            if newest.as_ref().is_none_or(|n| n.changed_at < state.changed_at) {
+                newest = Some(state);
+            }
+        }
+    }
+    let shape = newest.and_then(|state| state.shape);
+    Ok(shape.zip(identity).map(|(shape, identity)| Shape { identity, ..shape }))
+}
+
+fn is_there(root: &Path, name: &str) -> bool {
+    root.join(name).exists()
+}
+
+#[async_trait]
+impl Destination for FilesDestination {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            write_modes: &[WriteMode::Append, WriteMode::Replace],
+            write_modes_note: "files are only ever added or replaced as a whole: they have no rows that could be updated by key",
+            delivery: DestinationDelivery::Atomic,
+            identifier_bytes_max: 128,
+            writers_max: 16,
+            case_sensitive_names: true,
+        }
+    }
+
+    async fn check(&self) -> Result<()> {
+        let root = self.root();
+        blocking(move || {
+            // The folders that would be made are made by the first sync, not here.
+            let mut folder = root.as_path();
+            while !folder.exists() {
+                folder = match folder.parent() {
+                    Some(parent) if !parent.as_os_str().is_empty() => parent,
+                    _ => Path::new("."),
+                };
+            }
+            let probe = folder.join(format!(".highwater-{}", uuid::Uuid::new_v4()));
+            std::fs::File::create_new(&probe)
+                .and_then(|_| std::fs::remove_file(&probe))
+                .map_err(|e| disk::failed("The folder cannot be written", folder, e))
+        })
+        .await
+    }
+
+    fn target_name(&self, source: &TableName) -> TableName {
+        TableName::new(source.name.clone())
+    }
+
+    async fn describe(&self, names: &[TableName]) -> Result<Vec<Option<ExistingTable>>> {
+        let (root, names) = (self.root(), names.to_vec());
+        blocking(move || {
+            let found = names.iter().map(|name| {
+                Ok(find_shape(&root, name)?.map(|shape| ExistingTable {
+                    table: shape.table,
+                    identity: Some(shape.identity),
+                }))
+            });
+            found.collect()
+        })
+        .await
+    }
+
+    fn stored_field(&self, field: &Field) -> Result<Field> {
+        LogicalType::of(field)?;
+        Ok(match self.target.settings.format {
+            Format::Parquet => parquet_field(field),
+            Format::Csv | Format::Json | Format::Jsonl => field.clone(),
+        })
+    }
+
+    fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {
+        let files = self.target.template.describe(&plan.target.name);
+        vec![match change {
+            SchemaChange::CreateTable => {
+                let fields = plan.target.schema.fields().iter();
+                let columns: Vec<_> =
+                    fields.map(|f| format!("{} {}", f.name(), type_name(f))).collect();
+                format!("new files {files} ({})", columns.join(", "))
+            }
+            SchemaChange::AddColumn(field) => {
+                format!("new files {files} with column {} {}", field.name(), type_name(field))
+            }
+            SchemaChange::WidenColumn { from, to } => format!(
+                "new files {files} with column {} {} instead of {}",
+                to.name(),
+                type_name(to),
+                type_name(from)
+            ),
+            SchemaChange::DropNotNull(field) => {
+                format!("new files {files} with column {} that may be NULL", field.name())
+            }
+            #[allow(unreachable_patterns)]
+            _ => format!("new files {files} of another shape"),
+        }]
+    }
+
+    /// Files describe themselves: there is nothing to make before the first row.
+    async fn migrate(&self, _plan: &Plan) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn writer(
+        &self,
+        plan: &Plan,
+        partition: &Partition,
+        fence: &Fence,
+    ) -> Result<Box<dyn Writer>> {
+        let table = writer::only_table(plan, &partition.tables)?;
+        let log = self.log(plan, fence).await?;
+        Ok(Box::new(FileWriter::new(self.target.clone(), log, plan, table)))
+    }
+
+    async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        let log = self.log(plan, fence).await?;
+        let table = table.clone();
+        blocking(move || writer::finish(&log, &table)).await
+    }
+
+    fn state_store(&self) -> Option<&dyn StateStore> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl StateStore for FilesDestination {
+    async fn open(&self, sync: &str, request: &LeaseRequest) -> Result<State> {
+        let (logs, sync, request) = (self.logs.clone(), sync.to_owned(), request.clone());
+        blocking(move || Ok(logs.open(&sync, Some(&request))?.state())).await
+    }
+
+    async fn renew(&self, fence: &Fence) -> Result<()> {
+        let (logs, fence) = (self.logs.clone(), fence.clone());
+        blocking(move || logs.held(&fence)?.renew()).await
+    }
+
+    async fn save(&self, fence: &Fence, checkpoint: &Checkpoint) -> Result<()> {
+        let cursors = checkpoint.cursors.iter();
+        let cursors = cursors.map(|(key, c)| (key_parts(key), Some(c.clone()))).collect();
+        self.change(fence, move |_| Change { cursors, tables: Vec::new() }).await
+    }
+
+    async fn save_table(
+        &self,
+        fence: &Fence,
+        table: &TableName,
+        record: &TableRecord,
+    ) -> Result<()> {
+        let change = TableChange {
+            source: Some(table.clone()),
+            record: Some(Some(record.clone())),
+            ..TableChange::default()
+        };
+        self.change(fence, move |_| Change { cursors: Vec::new(), tables: vec![change] }).await
+    }
+
+    async fn release(&self, fence: &Fence) -> Result<()> {
+        let (logs, fence) = (self.logs.clone(), fence.clone());
+        blocking(move || logs.held(&fence)?.release()).await
+    }
+
+    async fn look(&self, sync: &str) -> Result<State> {
+        let (logs, sync) = (self.logs.clone(), sync.to_owned());
+        blocking(move || logs.look(&sync)).await
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        let logs = self.logs.clone();
+        blocking(move || logs.list()).await
+    }
+
+    async fn set(&self, fence: &Fence, key: &CursorKey, cursor: Option<&Cursor>) -> Result<()> {
+        let forgotten = key.table().filter(|_| cursor.is_none()).cloned();
+        let moved = (key_parts(key), cursor.cloned());
+        self.change(fence, move |folded| {
+            let known = forgotten.filter(|table| folded.tables.contains_key(table));
+            let tables = known.map(|table| TableChange {
+                source: Some(table),
+                record: Some(None),
+                ..TableChange::default()
+            });
+            Change { cursors: vec![moved], tables: tables.into_iter().collect() }
+        })
+        .await
+    }
+}

@@ -1,0 +1,174 @@
+//! Reads Parquet files: their schemas, brought together, and their rows.
+
+use std::fs::File;
+
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_cast::{CastOptions, cast_with_options};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use highwater_core::text::{TextBuilder, TextColumn};
+use highwater_core::types::type_name;
+use highwater_core::{Error, LogicalType, Result};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::infer::Column;
+use super::listing::SourceFile;
+use super::text::{BATCH_BYTES, BATCH_ROWS, Emit};
+use crate::disk;
+use crate::encode::parquet_failed;
+
+fn open(file: &SourceFile) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let opened = File::open(&file.path)
+        .map_err(|e| disk::failed("A file cannot be opened", &file.path, e))?;
+    ParquetRecordBatchReaderBuilder::try_new(opened).map_err(|e| parquet_failed(&file.path, e))
+}
+
+/// Dictionaries are a way to store values, not a type of them.
+fn expanded(data_type: &DataType) -> DataType {
+    let field = |field: &Field| field.clone().with_data_type(expanded(field.data_type()));
+    match data_type {
+        DataType::Dictionary(_, values) => expanded(values),
+        DataType::List(item) => DataType::List(field(item).into()),
+        DataType::LargeList(item) => DataType::LargeList(field(item).into()),
+        DataType::FixedSizeList(item, length) => {
+            DataType::FixedSizeList(field(item).into(), *length)
+        }
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|f| field(f)).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(field(entries).into(), *sorted),
+        other => other.clone(),
+    }
+}
+
+/// The columns of all files of a table. A column that some files do not have may be NULL; types
+/// that differ become the wider one if that holds every value of both.
+pub(crate) fn columns<'a>(files: impl Iterator<Item = &'a SourceFile>) -> Result<Vec<Column>> {
+    let mut found: Vec<(Column, &SourceFile)> = Vec::new();
+    for (nth, file) in files.enumerate() {
+        let schema = open(file)?.schema().clone();
+        for (column, _) in &mut found {
+            if schema.index_of(column.field.name()).is_err() {
+                column.field.set_nullable(true);
+            }
+        }
+        for field in schema.fields() {
+            let field = field.as_ref().clone().with_data_type(expanded(field.data_type()));
+            LogicalType::of(&field).map_err(|e| {
+                e.context("file", file.path.display()).hint(format!(
+                    "leave it out: name the other columns in `columns` of the table (without `{}`)",
+                    field.name()
+                ))
+            })?;
+            match found.iter_mut().find(|(column, _)| column.field.name() == field.name()) {
+                Some((column, first)) => {
+                    column.field = unify(&column.field, &field, first, file)?;
+                }
+                None => {
+                    let nullable = field.is_nullable() || nth > 0;
+                    found.push((Column { field: field.with_nullable(nullable), raw: false }, file));
+                }
+            }
+        }
+    }
+    Ok(found.into_iter().map(|(column, _)| column).collect())
+}
+
+fn unify(a: &Field, b: &Field, a_file: &SourceFile, b_file: &SourceFile) -> Result<Field> {
+    let (of_a, of_b) = (LogicalType::of(a)?, LogicalType::of(b)?);
+    let wider = if of_b.widens_to(&of_a) {
+        a
+    } else if of_a.widens_to(&of_b) {
+        b
+    } else {
+        return Err(Error::schema("A column has different types in two files of a table")
+            .context("column", a.name())
+            .context("file", a_file.path.display())
+            .context("type", type_name(a))
+            .context("other file", b_file.path.display())
+            .context("other type", type_name(b))
+            .hint("put the files into different tables: one folder for each"));
+    };
+    Ok(wider.clone().with_nullable(a.is_nullable() || b.is_nullable()))
+}
+
+/// Reads the wanted columns of a file; returns how many rows there were.
+pub(crate) fn read(file: &SourceFile, schema: &SchemaRef, emit: &mut Emit<'_>) -> Result<u64> {
+    let failed = |e| parquet_failed(&file.path, e);
+    let builder = open(file)?;
+    let wanted: Vec<usize> = builder
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| schema.index_of(field.name()).is_ok())
+        .map(|(at, _)| at)
+        .collect();
+    let expected = builder.metadata().file_metadata().num_rows();
+    let groups = builder.metadata().row_groups();
+    // Wide rows make small batches.
+    let row_bytes = groups
+        .iter()
+        .map(|group| group.total_byte_size() / group.num_rows().max(1))
+        .max()
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .unwrap_or(1);
+    let batch_rows = (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS);
+    let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+    let reader =
+        builder.with_projection(mask).with_batch_size(batch_rows).build().map_err(failed)?;
+    let mut rows = 0;
+    for batch in reader {
+        let batch = batch.map_err(|e| failed(e.into()))?;
+        rows += batch.num_rows();
+        emit(fitted(&batch, schema).map_err(|e| e.context("file", file.path.display()))?)?;
+    }
+    if u64::try_from(expected) != Ok(rows as u64) {
+        return Err(Error::data("A Parquet file holds another number of rows than it says")
+            .context("file", file.path.display())
+            .context("expected", expected)
+            .context("found", rows));
+    }
+    Ok(rows as u64)
+}
+
+/// The batch with exactly the columns of `schema`.
+fn fitted(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let there: &Schema = batch.schema_ref();
+    let columns = schema.fields().iter().map(|field| match there.index_of(field.name()) {
+        Err(_) => Ok(new_null_array(field.data_type(), batch.num_rows())),
+        Ok(at) => widened(there.field(at), batch.column(at), field),
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+}
+
+fn widened(from: &Field, array: &ArrayRef, to: &Field) -> Result<ArrayRef> {
+    if array.data_type() == to.data_type() {
+        return Ok(array.clone());
+    }
+    let failed = |e: Error| e.context("column", to.name()).context("type", type_name(to));
+    if LogicalType::of(to)? == LogicalType::Numeric {
+        return through_text(from, array, to).map_err(failed);
+    }
+    // Not `safe`: that would make NULL of a value that does not fit.
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(array, to.data_type(), &options).map_err(|_| {
+        failed(Error::data("A value does not fit the type that all files of the table share"))
+    })
+}
+
+fn through_text(from: &Field, array: &ArrayRef, to: &Field) -> Result<ArrayRef> {
+    let column = TextColumn::new(from, array)?;
+    let mut builder = TextBuilder::new(to)?;
+    let mut text = String::new();
+    for row in 0..array.len() {
+        if column.is_null(row) {
+            builder.append_null();
+        } else {
+            text.clear();
+            column.write(row, &mut text);
+            builder.append(&text)?;
+        }
+    }
+    Ok(builder.finish())
+}

@@ -1,0 +1,334 @@
+//! Takes the rows of one partition into data files, and commits them with an entry of the log.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant as Elapsed;
+
+use arrow_schema::{Field, Schema};
+use async_trait::async_trait;
+use highwater_core::crash::{self, CrashPoint};
+use highwater_core::state::TableRecord;
+use highwater_core::{
+    Batch, Checkpoint, Committed, Error, Instant, Op, Plan, Result, Table, TableName, TablePlan,
+    WriteMode, Writer,
+};
+
+use crate::disk;
+use crate::encode::Encoder;
+use crate::log::{Change, DataFile, Folded, Kind, Shape, SyncLog, TableChange, key_parts};
+use crate::spec::DestinationSettings;
+use crate::template::Template;
+
+/// What a writer needs to know of its destination.
+pub(crate) struct Target {
+    pub(crate) settings: DestinationSettings,
+    pub(crate) template: Template,
+}
+
+/// The part of a writer that works on a thread of its own.
+struct Files {
+    target: Arc<Target>,
+    log: Arc<SyncLog>,
+    plan: TablePlan,
+    sync_id: String,
+    open: Option<OpenFile>,
+    /// Complete, durable, not named by any entry.
+    complete: Vec<DataFile>,
+}
+
+struct OpenFile {
+    encoder: Encoder,
+    name: String,
+    stage: String,
+    rows: u64,
+    bytes: u64,
+    since: Elapsed,
+}
+
+/// Writes one partition of one table.
+pub(crate) struct FileWriter {
+    /// `None` while a thread works on it, and for ever after an error in it.
+    files: Option<Files>,
+    state_with_data: bool,
+}
+
+impl FileWriter {
+    pub(crate) fn new(
+        target: Arc<Target>,
+        log: Arc<SyncLog>,
+        plan: &Plan,
+        table: &TablePlan,
+    ) -> Self {
+        let files = Files {
+            target,
+            log,
+            plan: table.clone(),
+            sync_id: plan.sync_id.clone(),
+            open: None,
+            complete: Vec::new(),
+        };
+        Self { files: Some(files), state_with_data: plan.state_with_data }
+    }
+
+    /// Runs `work` on the files, off the async threads.
+    async fn run<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Files) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut files = self
+            .files
+            .take()
+            .ok_or_else(|| Error::internal("A writer was used again after an error"))?;
+        let (files, done) = disk::blocking(move || {
+            let done = work(&mut files).map_err(|error| files.log.explain(error))?;
+            Ok((files, done))
+        })
+        .await?;
+        self.files = Some(files);
+        Ok(done)
+    }
+}
+
+#[async_trait]
+impl Writer for FileWriter {
+    async fn write(&mut self, batch: Batch) -> Result<()> {
+        self.run(move |files| files.write(&batch)).await
+    }
+
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+        let checkpoint =
+            if self.state_with_data { checkpoint.clone() } else { Checkpoint::default() };
+        self.run(move |files| files.commit(&checkpoint)).await
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // What was not committed goes; what cannot be removed is removed by the next run.
+        let open = self.open.take().map(|file| file.stage);
+        for stage in open.into_iter().chain(self.complete.drain(..).map(|file| file.stage)) {
+            let _ = std::fs::remove_file(self.log.stage().join(stage));
+        }
+    }
+}
+
+impl Files {
+    fn write(&mut self, batch: &Batch) -> Result<()> {
+        if batch.op == Op::Delete {
+            return Err(Error::unsupported("Rows cannot be deleted from files")
+                .context("table", self.plan.name()));
+        }
+        let limits = &self.target.settings;
+        let full = self.open.as_ref().is_some_and(|file| {
+            file.rows >= limits.file_rows_max
+                || file.bytes >= limits.file_bytes_max
+                || limits.file_age_max.is_some_and(|age| file.since.elapsed() >= age)
+        });
+        if full {
+            self.close()?;
+        }
+        // A batch is cut where the file is full, so that no file has more rows than wanted.
+        let mut rows = batch.rows.clone();
+        while rows.num_rows() > 0 {
+            let file_rows_max = self.target.settings.file_rows_max;
+            let file = self.open_file()?;
+            let room = usize::try_from(file_rows_max - file.rows).unwrap_or(usize::MAX);
+            let taken = rows.slice(0, rows.num_rows().min(room));
+            rows = rows.slice(taken.num_rows(), rows.num_rows() - taken.num_rows());
+            file.encoder.write(&taken)?;
+            file.rows += taken.num_rows() as u64;
+            file.bytes += taken.get_array_memory_size() as u64;
+            if rows.num_rows() > 0 {
+                self.close()?;
+            }
+        }
+        crash::at(CrashPoint::StageBatch);
+        Ok(())
+    }
+
+    fn open_file(&mut self) -> Result<&mut OpenFile> {
+        let file = match self.open.take() {
+            Some(file) => file,
+            None => {
+                let stage = format!("{:020}-{}.part", self.log.epoch(), uuid::Uuid::new_v4());
+                let template = &self.target.template;
+                let name = template.fill(&self.plan.target.name, &self.sync_id, Instant::now());
+                let encoder = Encoder::create(
+                    self.log.stage().join(&stage),
+                    &self.plan.target.schema,
+                    &self.target.settings,
+                )?;
+                crash::at(CrashPoint::StageCreated);
+                OpenFile { encoder, name, stage, rows: 0, bytes: 0, since: Elapsed::now() }
+            }
+        };
+        Ok(self.open.insert(file))
+    }
+
+    /// Completes the open file.
+    fn close(&mut self) -> Result<()> {
+        let Some(file) = self.open.take() else { return Ok(()) };
+        let stage = file.stage.clone();
+        let encoded = file.encoder.finish().inspect_err(|_| {
+            let _ = std::fs::remove_file(self.log.stage().join(&stage));
+        })?;
+        self.complete.push(DataFile {
+            name: file.name,
+            stage: file.stage,
+            replaces: false,
+            size: encoded.size,
+            rows: encoded.rows,
+            crc32: encoded.crc32,
+        });
+        Ok(())
+    }
+
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+        crash::at(CrashPoint::StageRows);
+        self.close()?;
+        if !self.complete.is_empty() {
+            disk::sync_folder(&self.log.stage())?;
+            crash::at(CrashPoint::FileWritten);
+        }
+        let written = self.complete.iter().map(|file| file.rows).sum();
+        let log = self.log.clone();
+        log.change(Kind::Commit, |folded| self.change(folded, checkpoint, written).map(Some))?;
+        self.complete.clear();
+        crash::at(CrashPoint::CommitDone);
+        Ok(Committed { written, ..Committed::default() })
+    }
+
+    fn change(&self, folded: &Folded, checkpoint: &Checkpoint, rows: u64) -> Result<Change> {
+        let cursors = checkpoint.cursors.iter();
+        let cursors = cursors.map(|(key, c)| (key_parts(key), Some(c.clone()))).collect();
+        let mut table =
+            TableChange { source: Some(self.plan.name().clone()), ..TableChange::default() };
+        if self.plan.write_mode == WriteMode::Replace {
+            table.staged.clone_from(&self.complete);
+        } else {
+            let root = self.log.root();
+            let shape = shape(root, folded, &self.plan)?;
+            let known = folded.tables.get(self.plan.name());
+            let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
+            table.record = Some(Some(TableRecord {
+                identity: Some(shape.identity.clone()),
+                columns: column_names(&self.plan),
+                rows_total: record.rows_total + rows,
+                ..record
+            }));
+            if known.and_then(|t| t.shape.as_ref()) != Some(&shape) {
+                table.shape = Some(shape);
+            }
+            table.added.clone_from(&self.complete);
+            free_names(root, &mut table.added, &[]);
+        }
+        Ok(Change { cursors, tables: vec![table] })
+    }
+}
+
+/// Completes a table: what was staged takes the place of what was there.
+pub(crate) fn finish(log: &SyncLog, table: &TablePlan) -> Result<Committed> {
+    crash::at(CrashPoint::FinishBegin);
+    let mut committed = Committed::default();
+    log.change(Kind::Finish, |folded| {
+        let known = folded.tables.get(table.name());
+        let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
+        if record.finished_epoch == Some(log.epoch()) {
+            return Ok(None);
+        }
+        let mut change =
+            TableChange { source: Some(table.name().clone()), ..TableChange::default() };
+        let shape = shape(log.root(), folded, table)?;
+        let mut rows_total = record.rows_total;
+        if table.write_mode == WriteMode::Replace {
+            let known = known.cloned().unwrap_or_default();
+            committed.deleted = known.files.iter().map(|file| file.rows).sum();
+            change.removed = known.files.into_iter().map(|file| file.name).collect();
+            rows_total += known.staged.iter().map(|file| file.rows).sum::<u64>();
+            change.added = known.staged;
+            free_names(log.root(), &mut change.added, &change.removed);
+        }
+        change.record = Some(Some(TableRecord {
+            identity: Some(shape.identity.clone()),
+            columns: column_names(table),
+            rows_total,
+            finished_epoch: Some(log.epoch()),
+            finished_at: Some(Instant::now()),
+        }));
+        if known.and_then(|t| t.shape.as_ref()) != Some(&shape) {
+            change.shape = Some(shape);
+        }
+        Ok(Some(Change { cursors: Vec::new(), tables: vec![change] }))
+    })?;
+    crash::at(CrashPoint::FinishApplied);
+    log.publish()?;
+    crash::at(CrashPoint::FinishDone);
+    Ok(committed)
+}
+
+fn column_names(plan: &TablePlan) -> Vec<String> {
+    plan.target.column_names().map(str::to_owned).collect()
+}
+
+/// The table as it is once rows of `plan` are in it.
+fn shape(root: &std::path::Path, folded: &Folded, plan: &TablePlan) -> Result<Shape> {
+    let known = folded.tables.get(plan.name()).and_then(|t| t.shape.clone());
+    let known = known.filter(|shape| shape.table.name == plan.target.name);
+    let existing = match known {
+        Some(shape) => Some(shape),
+        None => crate::destination::find_shape(root, &plan.target.name)?,
+    };
+    let mut table = plan.target.as_ref().clone();
+    table.cursor_field = None;
+    table.source_defined_cursor = false;
+    if let (Some(existing), false) = (&existing, plan.write_mode == WriteMode::Replace) {
+        table.schema = Arc::new(merge(&existing.table, &table));
+    }
+    let identity = existing.map_or_else(|| uuid::Uuid::new_v4().to_string(), |e| e.identity);
+    Ok(Shape { table, identity })
+}
+
+/// The columns that were there, as they are now, and the new ones after them.
+fn merge(there: &Table, now: &Table) -> Schema {
+    let mut fields: Vec<Field> = Vec::new();
+    for field in there.schema.fields() {
+        fields.push(match now.field(field.name()) {
+            Some(now) => now.clone().with_nullable(now.is_nullable() || field.is_nullable()),
+            // Newer files do not have it.
+            None => field.as_ref().clone().with_nullable(true),
+        });
+    }
+    for field in now.schema.fields() {
+        if there.field(field.name()).is_none() {
+            // Older files do not have it.
+            fields.push(field.as_ref().clone().with_nullable(true));
+        }
+    }
+    Schema::new(fields)
+}
+
+/// Gives files whose name is taken another one. `removed` are names that become free.
+fn free_names(root: &std::path::Path, files: &mut [DataFile], removed: &[String]) {
+    let mut taken = BTreeSet::new();
+    for file in files {
+        if taken.contains(&file.name)
+            || (!removed.contains(&file.name) && root.join(&file.name).exists())
+        {
+            let at = file.name.rfind('/').map_or(0, |at| at + 1);
+            let dot = file.name[at..].find('.').map_or(file.name.len(), |dot| at + dot);
+            file.name.insert_str(dot, &format!("-{}", uuid::Uuid::now_v7()));
+        }
+        file.replaces = removed.contains(&file.name);
+        taken.insert(file.name.clone());
+    }
+}
+
+/// The table of a partition: files are written one table at a time.
+pub(crate) fn only_table<'a>(plan: &'a Plan, tables: &[TableName]) -> Result<&'a TablePlan> {
+    match tables {
+        [name] => plan.tables.get(name).ok_or_else(|| {
+            Error::internal("A partition names a table that is not planned").context("table", name)
+        }),
+        _ => Err(Error::unsupported("A partition of several tables cannot be written to files")),
+    }
+}

@@ -1,0 +1,8 @@
+//! The files connector from outside: what is read, what is left behind, and what is refused.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod commit;
+mod read;
+mod support;
+mod write;

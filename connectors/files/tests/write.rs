@@ -1,0 +1,317 @@
+//! Writing: what the files hold, and that every value comes back.
+
+use std::sync::Arc;
+
+use arrow_array::builder::*;
+use arrow_array::types::*;
+use arrow_array::*;
+use arrow_schema::{DataType, Field, IntervalUnit, Schema, TimeUnit};
+use highwater_core::types::{JSON, NUMERIC, UUID, extension_field};
+use highwater_core::*;
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+/// A table with a column of every kind, NULLs and extremes.
+fn every_type() -> RecordBatch {
+    let utc = |unit| DataType::Timestamp(unit, Some("UTC".into()));
+    let list = ListArray::from_iter_primitive::<Int64Type, _, _>(vec![
+        Some(vec![Some(1), None]),
+        None,
+        Some(vec![]),
+    ]);
+    let decimal = decimals();
+    let columns: Vec<(Field, ArrayRef)> = vec![
+        (
+            Field::new("b", DataType::Boolean, true),
+            Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
+        ),
+        (
+            Field::new("i", DataType::Int64, true),
+            Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(i64::MAX)])),
+        ),
+        (
+            Field::new("u", DataType::UInt64, true),
+            Arc::new(UInt64Array::from(vec![Some(u64::MAX), None, Some(0)])),
+        ),
+        (
+            Field::new("f", DataType::Float64, true),
+            Arc::new(Float64Array::from(vec![Some(-0.0), None, Some(f64::MAX)])),
+        ),
+        (Field::new("d", DataType::Decimal256(76, 2), true), decimal),
+        (
+            extension_field("n", DataType::Utf8, NUMERIC),
+            Arc::new(StringArray::from(vec![Some("1.50"), None, Some("NaN")])),
+        ),
+        (
+            Field::new("t", DataType::Utf8, true),
+            Arc::new(StringArray::from(vec![Some(""), None, Some("a,\"b\"\n\u{feff}é")])),
+        ),
+        (
+            extension_field("j", DataType::Utf8, JSON),
+            Arc::new(StringArray::from(vec![Some("{\"a\": 1.0}"), None, Some("null")])),
+        ),
+        (extension_field("id", DataType::FixedSizeBinary(16), UUID), uuids()),
+        (
+            Field::new("bin", DataType::Binary, true),
+            Arc::new(BinaryArray::from(vec![Some(&b""[..]), None, Some(&[0, 255])])),
+        ),
+        (
+            Field::new("day", DataType::Date32, true),
+            Arc::new(Date32Array::from(vec![Some(i32::MIN), None, Some(-719_162)])),
+        ),
+        (
+            Field::new("time", DataType::Time64(TimeUnit::Microsecond), true),
+            Arc::new(Time64MicrosecondArray::from(vec![Some(86_400_000_000), None, Some(1)])),
+        ),
+        (
+            Field::new("ts", DataType::Timestamp(TimeUnit::Second, None), true),
+            Arc::new(TimestampSecondArray::from(vec![Some(i64::MAX), None, Some(-1)])),
+        ),
+        (
+            Field::new("tz", utc(TimeUnit::Nanosecond), true),
+            Arc::new(
+                TimestampNanosecondArray::from(vec![Some(1), None, Some(-1)]).with_timezone("UTC"),
+            ),
+        ),
+        (
+            Field::new("dur", DataType::Duration(TimeUnit::Millisecond), true),
+            Arc::new(DurationMillisecondArray::from(vec![Some(1), None, Some(-1)])),
+        ),
+        (
+            Field::new("iv", DataType::Interval(IntervalUnit::MonthDayNano), true),
+            Arc::new(IntervalMonthDayNanoArray::from(vec![
+                Some(arrow_buffer::IntervalMonthDayNano::new(1, -2, 3)),
+                None,
+                None,
+            ])),
+        ),
+        (Field::new("l", list.data_type().clone(), true), Arc::new(list)),
+        (Field::new("nul", DataType::Null, true), Arc::new(NullArray::new(3))),
+    ];
+    let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap()
+}
+
+fn decimals() -> ArrayRef {
+    let most = arrow_buffer::i256::from_string(&"9".repeat(76)).unwrap();
+    let values = vec![Some(most), None, Some(arrow_buffer::i256::from_i128(-5))];
+    Arc::new(Decimal256Array::from(values).with_precision_and_scale(76, 2).unwrap())
+}
+
+fn uuids() -> ArrayRef {
+    let mut builder = FixedSizeBinaryBuilder::new(16);
+    builder.append_value([0xab; 16]).unwrap();
+    builder.append_null();
+    builder.append_value([0; 16]).unwrap();
+    Arc::new(builder.finish())
+}
+
+/// Writes batches of one table in one commit each, and finishes it.
+async fn write(
+    to: Value,
+    table: &Table,
+    mode: WriteMode,
+    batches: &[RecordBatch],
+) -> Result<Committed> {
+    let destination = destination(to).await;
+    let plan = plan(vec![table.clone()], ReadMode::FullRefresh, mode);
+    let store = destination.state_store().unwrap();
+    let fence = store.open("s", &request()).await?.fence.unwrap();
+    let partition =
+        Partition { tables: vec![table.name.clone()], id: String::new(), bounds: Value::Null };
+    let mut writer = destination.writer(&plan, &partition, &fence).await?;
+    let mut done = Committed::default();
+    for rows in batches {
+        let batch = Batch { table: Arc::new(table.clone()), op: Op::Upsert, rows: rows.clone() };
+        writer.write(batch).await?;
+        done += writer.commit(&Checkpoint::default()).await?;
+    }
+    done += destination.finish(&plan, &plan.tables[&table.name], &fence).await?;
+    store.release(&fence).await?;
+    Ok(done)
+}
+
+fn table(rows: &RecordBatch) -> Table {
+    let fields = rows.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+    Table::new(TableName::new("t"), fields)
+}
+
+fn words(rows: &RecordBatch) -> serde_json::Map<String, Value> {
+    let word = |f: &Arc<Field>| {
+        let word = match LogicalType::of(f).unwrap() {
+            LogicalType::Boolean => "boolean",
+            LogicalType::Integer { signed: true, .. } => "int64",
+            LogicalType::Integer { .. } => "uint64",
+            LogicalType::Float { .. } => "float64",
+            LogicalType::Decimal { .. } => "decimal(76,2)",
+            LogicalType::Numeric => "numeric",
+            LogicalType::Json => "json",
+            LogicalType::Uuid => "uuid",
+            LogicalType::Binary => "binary",
+            LogicalType::Date => "date",
+            LogicalType::Time(_) => "time",
+            LogicalType::Timestamp { utc: false, .. } => "timestamp(s)",
+            LogicalType::Timestamp { .. } => "timestamptz(ns)",
+            LogicalType::Duration(_) => "duration(ms)",
+            LogicalType::Interval => "interval",
+            _ => "text",
+        };
+        (f.name().clone(), json!(word))
+    };
+    rows.schema().fields().iter().map(word).collect()
+}
+
+#[tokio::test]
+async fn every_type_comes_back_from_every_format() {
+    let rows = every_type();
+    let mut expected = None;
+    for format in ["parquet", "csv", "json", "jsonl"] {
+        for compression in ["", "gzip"] {
+            if format == "parquet" && compression == "gzip" {
+                continue;
+            }
+            let out = Folder::new();
+            let to = json!({"path": out.path(""), "format": format, "compression": compression});
+            let done = write(to, &table(&rows), WriteMode::Append, &[rows.clone()]).await.unwrap();
+            assert_eq!(done.written, 3);
+            let mut spec = out.spec();
+            if format != "parquet" {
+                spec["columns"] = Value::Object(words(&rows));
+            }
+            let found = read_one(spec).await;
+            assert_eq!(found.len(), 3);
+            assert_eq!(&found, expected.get_or_insert(found.clone()), "{format} {compression}");
+        }
+    }
+    let expected = expected.unwrap();
+    assert_eq!(expected[0][1].as_deref(), Some("-9223372036854775808"));
+    assert_eq!(expected[0][6].as_deref(), Some(""));
+    assert_eq!(expected[2][6].as_deref(), Some("a,\"b\"\n\u{feff}é"));
+    assert_eq!(expected[0][12].as_deref(), Some("infinity"));
+    assert!(expected[1].iter().all(Option::is_none));
+}
+
+#[tokio::test]
+async fn parquet_keeps_the_types() {
+    let rows = every_type();
+    let out = Folder::new();
+    write(out.spec(), &table(&rows), WriteMode::Append, &[rows.clone()]).await.unwrap();
+    let found = source(out.spec()).await.discover(None).await.unwrap().remove(0);
+    for field in rows.schema().fields() {
+        let there = found.field(field.name()).unwrap();
+        match field.data_type() {
+            DataType::Interval(_) | DataType::Null => {
+                assert_eq!(there.data_type(), &DataType::Utf8);
+            }
+            _ => {
+                assert_eq!(there.data_type(), field.data_type());
+                assert_eq!(LogicalType::of(there).unwrap(), LogicalType::of(field).unwrap());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn null_and_empty_text_are_told_apart_in_a_single_column() {
+    let rows = RecordBatch::try_from_iter([(
+        "c",
+        Arc::new(StringArray::from(vec![Some(""), None, Some("x"), None])) as ArrayRef,
+    )])
+    .unwrap();
+    let out = Folder::new();
+    let to = json!({"path": out.path("{{TABLE}}.csv"), "no_rotate": true});
+    write(to, &table(&rows), WriteMode::Append, &[rows]).await.unwrap();
+    assert_eq!(std::fs::read_to_string(out.path("t.csv")).unwrap(), "c\n\"\"\n\nx\n\n");
+    let expected: Rows = [Some(""), None, Some("x"), None].iter().map(|v| row(&[*v])).collect();
+    assert_eq!(read_one(out.spec()).await, expected);
+}
+
+fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
+    let array: ArrayRef = Arc::new(range.collect::<Int64Array>());
+    RecordBatch::try_from_iter([("id", array)]).unwrap()
+}
+
+#[tokio::test]
+async fn files_end_where_the_spec_says() {
+    let out = Folder::new();
+    let to = json!({"path": out.path("{{TABLE}}/{{YEAR}}/{{UUID}}.{{FORMAT}}"), "format": "csv", "compression": "gzip", "batch_size": 10});
+    let rows = numbers(0..25);
+    write(to, &table(&rows), WriteMode::Append, &[rows]).await.unwrap();
+    let files = visible(out.0.path());
+    assert_eq!(files.len(), 3, "{files:?}");
+    assert!(files.iter().all(|f| f.starts_with("t/2") && f.ends_with(".csv.gz")));
+    assert_eq!(read_one(out.spec()).await.len(), 25);
+}
+
+#[tokio::test]
+async fn replace_leaves_exactly_the_rows_of_the_last_read() {
+    for path in ["{{TABLE}}/{{UUID}}.parquet", "{{TABLE}}.parquet"] {
+        let out = Folder::new();
+        let to = json!({"path": out.path(path)});
+        let (first, second) = (numbers(0..5), numbers(100..102));
+        let split = [first.slice(0, 3), first.slice(3, 2)];
+        let done = write(to.clone(), &table(&first), WriteMode::Replace, &split).await.unwrap();
+        assert_eq!((done.written, done.deleted), (5, 0));
+        let spec = json!({"path": out.path(""), "table_name": "t"});
+        assert_eq!(read_one(spec.clone()).await.len(), 5);
+        let done = write(to.clone(), &table(&second), WriteMode::Replace, &[second]).await.unwrap();
+        assert_eq!((done.written, done.deleted), (2, 5));
+        assert_eq!(read_one(spec).await, [row(&[Some("100")]), row(&[Some("101")])]);
+        assert_eq!(visible(out.0.path()).len(), 1);
+        let done = write(to, &table(&first), WriteMode::Replace, &[]).await.unwrap();
+        assert_eq!(done.deleted, 2);
+        assert_eq!(visible(out.0.path()).len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_new_column_appears_in_new_files() {
+    let out = Folder::new();
+    let one = numbers(0..1);
+    write(out.spec(), &table(&one), WriteMode::Append, &[one.clone()]).await.unwrap();
+    let name: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+    let two = RecordBatch::try_from_iter([("id", one.column(0).clone()), ("name", name)]).unwrap();
+    write(out.spec(), &table(&two), WriteMode::Append, &[two.clone()]).await.unwrap();
+    let mut rows = read_one(out.spec()).await;
+    rows.sort();
+    assert_eq!(rows, [row(&[Some("0"), None]), row(&[Some("0"), Some("x")])]);
+    let described =
+        destination(out.spec()).await.describe(&[TableName::new("t")]).await.unwrap().remove(0);
+    let columns: Vec<_> =
+        described.as_ref().unwrap().table.column_names().map(str::to_owned).collect();
+    assert_eq!(columns, ["id", "name"]);
+}
+
+#[tokio::test]
+async fn parquet_files_of_different_types_are_read_as_the_wider_one_or_refused() {
+    let out = Folder::new();
+    let narrow =
+        RecordBatch::try_from_iter([("id", Arc::new(Int32Array::from(vec![1])) as ArrayRef)])
+            .unwrap();
+    let wide = numbers(5_000_000_000..5_000_000_001);
+    for rows in [&narrow, &wide] {
+        write(out.spec(), &table(rows), WriteMode::Append, &[rows.clone()]).await.unwrap();
+    }
+    let mut rows = read_one(out.spec()).await;
+    rows.sort();
+    assert_eq!(rows, [row(&[Some("1")]), row(&[Some("5000000000")])]);
+    let text =
+        RecordBatch::try_from_iter([("id", Arc::new(StringArray::from(vec!["x"])) as ArrayRef)])
+            .unwrap();
+    write(out.spec(), &table(&text), WriteMode::Append, &[text.clone()]).await.unwrap();
+    let error = try_read_all(out.spec()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    assert!(error.context_value("file").is_some() && error.context_value("other file").is_some());
+}
+
+#[tokio::test]
+async fn a_read_only_folder_is_a_config_error() {
+    let out = Folder::new();
+    out.put("file", "x");
+    let error =
+        destination(json!({"path": out.path("file/below")})).await.check().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    destination(json!({"path": out.path("new/below")})).await.check().await.unwrap();
+    assert!(!out.0.path().join("new").exists(), "a check leaves nothing behind");
+}
