@@ -7,6 +7,7 @@
 // This crate is test code: a broken expectation ends the test that made it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod crash;
 pub mod harness;
 pub mod job;
 pub mod memory;
