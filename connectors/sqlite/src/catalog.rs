@@ -15,7 +15,7 @@ use crate::types::{self, Classes, MIXED, Rule};
 /// Names that begin so are SQLite's own, or highwater's.
 const HIDDEN_PREFIXES: [&str; 2] = ["sqlite_", "_highwater_"];
 /// What comes before the token of a table's identity in its definition.
-const IDENTITY_MARK: &str = "/* highwater:";
+const IDENTITY_MARK: &str = "CONSTRAINT \"highwater:";
 
 /// A name as an identifier.
 pub(crate) fn quote(name: &str) -> String {
@@ -173,6 +173,17 @@ impl Relation {
         self.is_rowid(name) || self.indexes.iter().any(|i| !i.partial && leads(i))
     }
 
+    /// The declared type of a column, empty when there is none; `None` when there is no column.
+    pub(crate) fn declared(&self, name: &str) -> Option<&str> {
+        let column = self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name))?;
+        Some(&column.declared)
+    }
+
+    /// Whether the column promises a value.
+    pub(crate) fn is_not_null(&self, name: &str) -> bool {
+        self.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name) && c.not_null)
+    }
+
     fn first_value(&self, connection: &Connection, column: &str) -> rusqlite::Result<Value> {
         let order = if self.has_rowid { " ORDER BY t.rowid" } else { "" };
         let (table, column) = (quote(&self.name), quote(column));
@@ -216,7 +227,7 @@ impl Relation {
 
 /// The mark that a destination puts into the definition of a table it creates.
 pub(crate) fn identity_mark(token: &str) -> String {
-    format!(" {IDENTITY_MARK}{token} */")
+    format!(", {IDENTITY_MARK}{}\" CHECK (1)", token.replace('"', ""))
 }
 
 /// The token in the definition of a table; `None` for tables that others made.
@@ -231,7 +242,7 @@ pub(crate) fn identity(connection: &Connection, name: &str) -> rusqlite::Result<
         .flatten();
     Ok(sql.as_deref().and_then(|sql| {
         let (_, rest) = sql.rsplit_once(IDENTITY_MARK)?;
-        let (token, _) = rest.split_once(" */")?;
+        let (token, _) = rest.split_once('"')?;
         Some(token.to_owned())
     }))
 }
@@ -321,12 +332,19 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_survives_added_columns() {
+    fn an_identity_survives_every_change_of_columns() {
         let mark = identity_mark("7f3a");
-        let connection = open(&format!("CREATE TABLE t (a TEXT{mark}); CREATE TABLE u (a);"));
-        connection.execute_batch("ALTER TABLE t ADD COLUMN b TEXT").unwrap();
-        assert_eq!(identity(&connection, "t").unwrap().as_deref(), Some("7f3a"));
+        let connection = open(&format!(
+            "CREATE TABLE t (k TEXT NOT NULL, a TEXT NOT NULL{mark}); CREATE TABLE u (a);
+             ALTER TABLE t ADD COLUMN b TEXT;
+             ALTER TABLE t ALTER COLUMN a DROP NOT NULL;
+             ALTER TABLE t DROP COLUMN a;
+             ALTER TABLE t RENAME COLUMN b TO a;
+             ALTER TABLE t RENAME TO v;"
+        ));
+        assert_eq!(identity(&connection, "v").unwrap().as_deref(), Some("7f3a"));
         assert_eq!(identity(&connection, "u").unwrap(), None);
+        connection.execute("INSERT INTO v VALUES ('k', 'a')", []).unwrap();
     }
 
     #[test]

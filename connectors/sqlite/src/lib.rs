@@ -1,22 +1,30 @@
 //! SQLite as source and destination: the embedded default.
 //!
-//! [`SqliteConnector`] is all that others see. `source.rs` and `read.rs` read, `types.rs` says
-//! what a declared type means.
+//! [`SqliteConnector`] is all that others see. `source.rs` and `read.rs` read; `destination.rs`,
+//! `writer.rs` and `store.rs` write; `types.rs` says what a declared type means.
 
+mod bind;
 mod catalog;
 mod config;
 mod connection;
 mod cursor;
+mod destination;
+mod dialect;
 mod read;
 mod reader;
+mod replace;
+mod schema;
 mod source;
+mod store;
 mod types;
+mod writer;
 
 use async_trait::async_trait;
-use highwater_core::{Connector, Result, Role, Source};
+use highwater_core::{Connector, Destination, Result, Role, Source};
 use serde_json::Value;
 
 use crate::config::{Location, Spec};
+use crate::destination::SqliteDestination;
 use crate::source::SqliteSource;
 
 /// The connector of kind `sqlite`.
@@ -47,5 +55,9 @@ impl Connector for SqliteConnector {
 
     async fn source(&self, spec: Value) -> Result<Box<dyn Source>> {
         Ok(Box::new(SqliteSource::new(&Spec::parse(spec)?)?))
+    }
+
+    async fn destination(&self, spec: Value) -> Result<Box<dyn Destination>> {
+        Ok(Box::new(SqliteDestination::new(&Spec::parse(spec)?)?))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use arrow_array::{Array, RecordBatch};
 use highwater_core::text::TextColumn;
 use highwater_core::{
-    Checkpoint, Completion, Connector, CursorKey, Guarantee, Instant, Message, NullCursor, Output,
+    Checkpoint, Completion, Connector, CursorKey, Destination, Guarantee, Instant, Message, NullCursor, Output,
     Plan, ReadMode, Result, Role, Source, State, Table, TableName, TablePlan, WriteMode,
 };
 use highwater_sqlite::SqliteConnector;
@@ -62,6 +62,10 @@ impl File {
 
     pub async fn source(&self) -> Box<dyn Source> {
         SqliteConnector.source(self.spec()).await.unwrap()
+    }
+
+    pub async fn destination(&self) -> Box<dyn Destination> {
+        SqliteConnector.destination(self.spec()).await.unwrap()
     }
 
     pub async fn table(&self, name: &str) -> Table {

@@ -1,0 +1,241 @@
+//! SQLite as a destination: rows, schema changes and cursors in one transaction.
+
+use std::sync::Arc;
+
+use arrow_schema::Field;
+use async_trait::async_trait;
+use highwater_core::crash::{self, CrashPoint};
+use highwater_core::{
+    Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence,
+    Instant, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, TableName, TablePlan,
+    TableRecord, WriteMode, Writer,
+};
+use highwater_sql::state::fenced;
+use highwater_sql::{Dialect, ddl, merge};
+use rusqlite::{Connection, params};
+
+use crate::catalog;
+use crate::config::{Location, Spec};
+use crate::connection::{explain, open_read_only, open_read_write};
+use crate::dialect::SqliteDialect;
+use crate::schema::{self, instant_text, is_instant};
+use crate::source::described;
+use crate::store::{self, SqliteStore};
+use crate::writer::{self, SqliteWriter};
+use crate::{replace, types};
+
+/// The columns by which rows of a source that a sync did not see are found.
+const SYNC_TIME: &str = "_cq_sync_time";
+const SOURCE_NAME: &str = "_cq_source_name";
+
+/// A database file that rows are written to.
+pub(crate) struct SqliteDestination {
+    location: Location,
+    store: SqliteStore,
+}
+
+impl SqliteDestination {
+    /// A destination as configured. Opens nothing yet.
+    ///
+    /// # Errors
+    /// `Config` when no file is named.
+    pub(crate) fn new(spec: &Spec) -> Result<Self> {
+        let location = Location::parse(&spec.connection_string)?;
+        Ok(Self { store: SqliteStore::new(location.clone()), location })
+    }
+
+    /// Runs `work` on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Location) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let location = self.location.clone();
+        tokio::task::spawn_blocking(move || work(&location))
+            .await
+            .map_err(|error| Error::internal("A thread ended early").caused_by(error))?
+    }
+}
+
+#[async_trait]
+impl Destination for SqliteDestination {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            write_modes: WriteMode::ALL,
+            write_modes_note: "",
+            delivery: DestinationDelivery::Atomic,
+            identifier_bytes_max: SqliteDialect.identifier_bytes_max(),
+            // SQLite has one writer at a time.
+            writers_max: 1,
+            case_sensitive_names: false,
+        }
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.blocking(|location| {
+            let existed = location.path.exists();
+            let connection = open_read_write(location)?;
+            let writable = connection
+                .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
+                .map_err(|error| explain(error, &location.path));
+            drop(connection);
+            if !existed {
+                // SQLite makes an empty file as soon as it looks.
+                let _ = std::fs::remove_file(&location.path);
+            }
+            writable
+        })
+        .await
+    }
+
+    fn target_name(&self, source: &TableName) -> TableName {
+        TableName::new(&source.name)
+    }
+
+    async fn describe(&self, names: &[TableName]) -> Result<Vec<Option<ExistingTable>>> {
+        let names = names.to_vec();
+        self.blocking(move |location| {
+            for name in &names {
+                refuse_namespace(name)?;
+            }
+            if !location.path.exists() {
+                return Ok(vec![None; names.len()]);
+            }
+            let connection = open_read_only(location)?;
+            let existing = names.iter().map(|name| existing(&connection, name));
+            existing.collect::<rusqlite::Result<_>>().map_err(|e| explain(e, &location.path))
+        })
+        .await
+    }
+
+    fn stored_field(&self, field: &Field) -> Result<Field> {
+        types::stored_field(field)
+    }
+
+    fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {
+        ddl::change(&SqliteDialect, plan, change, None)
+            .unwrap_or_else(|error| vec![format!("-- {error}")])
+    }
+
+    async fn migrate(&self, plan: &Plan) -> Result<Vec<String>> {
+        let plan = plan.clone();
+        self.blocking(move |location| {
+            let connection = writer::open(location)?;
+            let failed = |error| explain(error, &location.path);
+            connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+            let mut ran = Vec::new();
+            for table in plan.tables.values() {
+                ran.extend(schema::prepare(&connection, location, &plan, table)?);
+            }
+            connection.execute_batch("COMMIT").map_err(failed)?;
+            Ok(ran)
+        })
+        .await
+    }
+
+    async fn writer(
+        &self,
+        plan: &Plan,
+        partition: &Partition,
+        fence: &Fence,
+    ) -> Result<Box<dyn Writer>> {
+        Ok(Box::new(SqliteWriter::new(
+            self.location.clone(),
+            Arc::new(plan.clone()),
+            &partition.tables,
+            partition.id.clone(),
+            fence.clone(),
+        )))
+    }
+
+    async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        let (plan, table, fence) = (plan.clone(), table.clone(), fence.clone());
+        self.blocking(move |location| finish(location, &plan, &table, &fence)).await
+    }
+
+    fn state_store(&self) -> Option<&dyn StateStore> {
+        Some(&self.store)
+    }
+}
+
+fn refuse_namespace(name: &TableName) -> Result<()> {
+    match &name.namespace {
+        None => Ok(()),
+        Some(namespace) => Err(Error::config("SQLite has no schemas: a table has one name")
+            .context("table", name)
+            .context("schema", namespace)
+            .hint(format!("target: {}_{}", namespace, name.name))),
+    }
+}
+
+fn existing(connection: &Connection, name: &TableName) -> rusqlite::Result<Option<ExistingTable>> {
+    let Some((_, mut table)) = described(connection, &name.name)? else { return Ok(None) };
+    table.name = name.clone();
+    Ok(Some(ExistingTable { table, identity: catalog::identity(connection, &name.name)? }))
+}
+
+/// Completes a table in one transaction. Dropping the connection on an error rolls it back.
+fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+    let connection = writer::open(location)?;
+    let failed = |error| explain(error, &location.path);
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    if plan.state_with_data && !store::holds(&connection, fence).map_err(failed)? {
+        return Err(fenced(fence));
+    }
+    let mut committed = Committed::default();
+    if table.write_mode == WriteMode::Replace {
+        replace::swap(&connection, location, plan, table)?;
+    } else {
+        schema::prepare(&connection, location, plan, table)?;
+    }
+    if table.write_mode == WriteMode::OverwriteDeleteStale
+        && table.read_mode == ReadMode::FullRefresh
+    {
+        committed.deleted = delete_stale(&connection, plan, table)?.map_err(failed)?;
+    }
+    if let (WriteMode::AppendDedup, Some(seconds)) =
+        (table.write_mode, table.history_retention_seconds)
+    {
+        let kept = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let until = instant_text(Instant(plan.started_at.0.saturating_sub(kept)))?;
+        let sql = merge::prune_history(&SqliteDialect, table, str::to_owned);
+        connection.execute(&sql, [until]).map_err(failed)?;
+    }
+    crash::at(CrashPoint::FinishApplied);
+    if plan.state_with_data {
+        let record = TableRecord {
+            identity: catalog::identity(&connection, &table.target.name.name).map_err(failed)?,
+            columns: table.target.column_names().map(str::to_owned).collect(),
+            rows_total: 0,
+            finished_epoch: Some(fence.epoch),
+            finished_at: Some(plan.started_at),
+        };
+        store::save_record(&connection, fence, table.name(), &record).map_err(failed)?;
+    }
+    connection.execute_batch("COMMIT").map_err(failed)?;
+    Ok(committed)
+}
+
+/// Deletes the rows of this source that this run did not bring.
+fn delete_stale(
+    connection: &Connection,
+    plan: &Plan,
+    table: &TablePlan,
+) -> Result<rusqlite::Result<u64>> {
+    let target = &table.target;
+    if !target.field(SYNC_TIME).is_some_and(is_instant) || target.field(SOURCE_NAME).is_none() {
+        return Err(Error::config(
+            "Stale rows are told by the columns that say when and from where a row came",
+        )
+        .context("table", table.name())
+        .context("columns", format!("{SYNC_TIME}, {SOURCE_NAME}"))
+        .hint("metadata_columns: cloudquery"));
+    }
+    let sql = format!(
+        "DELETE FROM {} WHERE {} = ?1 AND ({time} IS NULL OR {time} < ?2)",
+        SqliteDialect.table(&target.name),
+        SqliteDialect.quote(SOURCE_NAME),
+        time = SqliteDialect.quote(SYNC_TIME),
+    );
+    let now = instant_text(plan.started_at)?;
+    Ok(connection.execute(&sql, params![plan.sync, now]).map(|rows| rows as u64))
+}

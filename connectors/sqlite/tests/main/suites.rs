@@ -1,0 +1,28 @@
+//! The suites that every connector passes, on a new database file per case.
+
+use async_trait::async_trait;
+use highwater_core::{Destination, Source, TableName};
+use highwater_testkit::harness::Harness;
+
+use crate::support::File;
+
+#[async_trait]
+impl Harness for File {
+    async fn source(&self) -> Box<dyn Source> {
+        File::source(self).await
+    }
+
+    async fn destination(&self) -> Box<dyn Destination> {
+        File::destination(self).await
+    }
+
+    async fn drop_table(&self, table: &TableName) {
+        self.run(&format!("DROP TABLE \"{}\"", table.name));
+    }
+}
+
+highwater_testkit::suites! { File::new("PRAGMA user_version = 1") =>
+    destination, append, overwrite, delete_stale, append_dedup, replace,
+    state, schema, types,
+    source, cursor,
+}
