@@ -144,9 +144,9 @@ pub(crate) fn insert(
         for (at, binder) in binders.iter().enumerate() {
             let value = binder.value(row, &mut scratch);
             if let ValueRef::Real(number) = value
-                && number.is_nan()
+                && (number.is_nan() || (number == 0.0 && number.is_sign_negative()))
             {
-                return Err(not_a_number(table, schema.field(at)).into());
+                return Err(not_a_real(table, schema.field(at), number).into());
             }
             statement.raw_bind_parameter(at + 1, ToSqlOutput::Borrowed(value))?;
         }
@@ -159,10 +159,14 @@ pub(crate) fn insert(
     Ok(())
 }
 
-/// SQLite would store NULL.
-fn not_a_number(table: &TableName, field: &Field) -> Error {
-    Error::data("SQLite cannot store NaN: it would become NULL")
-        .context("table", table)
-        .context("column", field.name())
-        .hint(crate::types::text_hint(field.name()))
+/// SQLite would store NULL for NaN, and lose the sign of a negative zero.
+fn not_a_real(table: &TableName, field: &Field, number: f64) -> Error {
+    Error::data(if number.is_nan() {
+        "SQLite cannot store NaN: it would become NULL"
+    } else {
+        "SQLite cannot store -0.0: it would become 0.0"
+    })
+    .context("table", table)
+    .context("column", field.name())
+    .hint(crate::types::text_hint(field.name()))
 }

@@ -8,6 +8,7 @@ use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::config::Location;
+use crate::dialect::register_functions;
 
 /// How long a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +35,7 @@ pub(crate) fn open_read_only(location: &Location) -> Result<Connection> {
     let connection = Connection::open_with_flags(&location.name, flags)
         .and_then(|connection| {
             connection.busy_timeout(BUSY_TIMEOUT)?;
+            register_functions(&connection)?;
             // SQLite opens lazily: only a first read finds out what the file is.
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             Ok(connection)
@@ -66,6 +68,7 @@ pub(crate) fn open_read_write(location: &Location) -> Result<Connection> {
     let connection = Connection::open_with_flags(&location.name, flags)
         .and_then(|connection| {
             connection.busy_timeout(BUSY_TIMEOUT)?;
+            register_functions(&connection)?;
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             Ok(connection)
         })

@@ -14,19 +14,21 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use crate::catalog::{Relation, quote};
+use crate::dialect::DECIMAL_ORDER;
 use crate::types::SYSTEM;
 
 /// A zone can move a text by this much: how much earlier than its instant it may sort.
 const ZONE_SECONDS: u64 = 86_400;
 
-/// Whether SQLite can find the rows after a value of the column.
 fn qualifies(field: &Field) -> bool {
-    let Ok(logical) = LogicalType::of(field) else { return false };
-    // Numbers that are stored as text are not ordered as numbers.
-    let as_text = declared_in(field, SYSTEM).is_some_and(|declared| {
+    LogicalType::of(field).is_ok_and(|logical| logical.has_order())
+}
+
+/// Whether the column holds the text of numbers, as our own destination stores decimals.
+fn is_number_as_text(field: &Field) -> bool {
+    declared_in(field, SYSTEM).is_some_and(|declared| {
         declared.starts_with("DECIMAL_TEXT") || declared.starts_with("NUMERIC_TEXT")
-    });
-    logical.has_order() && !as_text
+    })
 }
 
 /// Checks that the cursor field is a column and has an order.
@@ -95,6 +97,7 @@ pub(crate) fn check_classes(
         Err(error) => return Ok(Err(error)),
     };
     let expected: &[&str] = match LogicalType::of(field)? {
+        _ if is_number_as_text(field) => &["text", "null"],
         LogicalType::Integer { .. }
         | LogicalType::Float { .. }
         | LogicalType::Decimal { .. }
@@ -132,6 +135,10 @@ pub(crate) fn condition(cursor: &InclusiveCursor) -> Result<Option<(String, Valu
     // Before the year 0 texts sort backwards.
     let backwards = text.starts_with('-');
     Ok(Some(match logical {
+        // No index helps here.
+        _ if is_number_as_text(field) => {
+            (format!("{DECIMAL_ORDER}({column}) >= {DECIMAL_ORDER}(?1)"), Value::Text(text))
+        }
         LogicalType::Integer { .. } => {
             (plain, Value::Integer(text.parse().map_err(|_| unreadable())?))
         }

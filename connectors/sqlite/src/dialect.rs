@@ -12,7 +12,7 @@ use crate::catalog;
 use crate::types::{self, SYSTEM};
 
 /// The SQL function that turns the text of a decimal into a blob that sorts as the number does.
-const DECIMAL_ORDER: &str = "highwater_decimal_order";
+pub(crate) const DECIMAL_ORDER: &str = "highwater_decimal_order";
 
 /// SQLite's way to spell SQL.
 #[derive(Debug, Clone, Copy)]

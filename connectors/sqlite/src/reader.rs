@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use arrow_array::ArrayRef;
 use arrow_array::builder::{
-    ArrayBuilder, BinaryBuilder, BooleanBuilder, Decimal128Builder, Float64Builder, Int64Builder,
-    StringBuilder,
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, Decimal128Builder, Float32Builder, Float64Builder,
+    Int64Builder, StringBuilder,
 };
 use arrow_schema::{DataType, Field};
 use highwater_core::text::TextBuilder;
@@ -27,6 +27,7 @@ enum Values {
     Boolean(BooleanBuilder),
     Integer(Int64Builder),
     Float(Float64Builder),
+    Float32(Float32Builder),
     Decimal(Decimal128Builder, u8, i8),
     /// Text, and the text of numbers.
     Text(StringBuilder),
@@ -48,6 +49,9 @@ impl Reader {
             (LogicalType::Boolean, _) => Values::Boolean(BooleanBuilder::new()),
             (LogicalType::Integer { .. }, DataType::Int64) => Values::Integer(Int64Builder::new()),
             (LogicalType::Float { .. }, DataType::Float64) => Values::Float(Float64Builder::new()),
+            (LogicalType::Float { .. }, DataType::Float32) => {
+                Values::Float32(Float32Builder::new())
+            }
             (LogicalType::Decimal { .. }, DataType::Decimal128(precision, scale)) => {
                 let builder =
                     Decimal128Builder::new().with_precision_and_scale(*precision, *scale)?;
@@ -84,6 +88,13 @@ impl Reader {
                 return Ok(bytes.len());
             }
             (Values::Float(builder), ValueRef::Real(value)) => builder.append_value(value),
+            (Values::Float32(builder), ValueRef::Real(value)) => {
+                let narrow = value as f32;
+                if f64::from(narrow) != value {
+                    return Err(Misfit("more digits than 32 bits hold"));
+                }
+                builder.append_value(narrow);
+            }
             (Values::Boolean(builder), ValueRef::Integer(value @ (0 | 1))) => {
                 builder.append_value(value == 1);
             }
@@ -112,6 +123,7 @@ impl Reader {
             Values::Boolean(builder) => builder.append_null(),
             Values::Integer(builder) => builder.append_null(),
             Values::Float(builder) => builder.append_null(),
+            Values::Float32(builder) => builder.append_null(),
             Values::Decimal(builder, ..) => builder.append_null(),
             Values::Text(builder) => builder.append_null(),
             Values::Binary(builder) => builder.append_null(),
@@ -157,6 +169,7 @@ impl Reader {
             Values::Boolean(builder) => ArrayBuilder::finish(builder),
             Values::Integer(builder) => ArrayBuilder::finish(builder),
             Values::Float(builder) => ArrayBuilder::finish(builder),
+            Values::Float32(builder) => ArrayBuilder::finish(builder),
             Values::Decimal(builder, ..) => ArrayBuilder::finish(builder),
             Values::Text(builder) => ArrayBuilder::finish(builder),
             Values::Binary(builder) => ArrayBuilder::finish(builder),

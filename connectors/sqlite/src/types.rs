@@ -4,7 +4,7 @@
 //! declared as, in this order:
 //!
 //! 1. what our own destination declares ([`declared_type`]) means what it meant there:
-//!    `DECIMAL_TEXT(p,s)`, `NUMERIC_TEXT`, `JSON_TEXT`, `JSON_LIST_TEXT`, `UUID_TEXT`, `TIME_NS`,
+//!    `FLOAT_32`, `DECIMAL_TEXT(p,s)`, `NUMERIC_TEXT`, `JSON_TEXT`, `JSON_LIST_TEXT`, `UUID_TEXT`, `TIME_NS`,
 //!    `TIMESTAMPTZ`, `TIMESTAMP_NS`, `TIMESTAMPTZ_NS`, `DURATION`;
 //! 2. `DATE`, `TIME`, `DATETIME`, `TIMESTAMP`: what the first value that is not NULL is: a date,
 //!    time or timestamp as text, an integer, a float, or other text; without a value, what the
@@ -92,6 +92,7 @@ pub(crate) fn rule(declared: &str) -> Rule {
         None => Rule::Known(fallback),
     };
     match name {
+        "FLOAT_32" => return known(D::Float32),
         "DECIMAL_TEXT" => return decimal(Meaning::text(NUMERIC)),
         "NUMERIC_TEXT" => return Rule::Known(Meaning::text(NUMERIC)),
         "JSON_TEXT" | "JSON_LIST_TEXT" => return Rule::Known(Meaning::text(JSON)),
@@ -261,7 +262,7 @@ pub(crate) fn declared_type(field: &Field) -> Result<String> {
         LogicalType::Integer { bits: 64, signed: false } => "DECIMAL_TEXT(20,0)".to_owned(),
         LogicalType::Integer { .. } => "BIGINT".to_owned(),
         LogicalType::Float { bits: 64 } => "DOUBLE".to_owned(),
-        LogicalType::Float { .. } => "REAL".to_owned(),
+        LogicalType::Float { .. } => "FLOAT_32".to_owned(),
         LogicalType::Decimal { precision, scale } => format!("DECIMAL_TEXT({precision},{scale})"),
         LogicalType::Numeric => "NUMERIC_TEXT".to_owned(),
         LogicalType::Text | LogicalType::Null => "TEXT".to_owned(),

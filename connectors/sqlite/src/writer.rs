@@ -25,7 +25,7 @@ use crate::bind::{self, Failure};
 use crate::catalog;
 use crate::config::Location;
 use crate::connection::{explain, open_read_write};
-use crate::dialect::{SqliteDialect, register_functions};
+use crate::dialect::SqliteDialect;
 use crate::schema::{self, insert_statement, instant_text};
 use crate::{replace, store};
 
@@ -46,10 +46,7 @@ pub(crate) fn open(location: &Location) -> Result<Connection> {
     store::prefer_wal(&connection);
     let settings = "PRAGMA temp_store = FILE; PRAGMA cache_size = -65536; \
                     PRAGMA foreign_keys = OFF";
-    connection
-        .execute_batch(settings)
-        .and_then(|()| register_functions(&connection))
-        .map_err(|error| explain(error, &location.path))?;
+    connection.execute_batch(settings).map_err(|error| explain(error, &location.path))?;
     Ok(connection)
 }
 

@@ -11,7 +11,7 @@
 //! | integer | Int8 … Int64 | `smallint`, `integer`, `bigint` | `SMALLINT`, `INTEGER`, `BIGINT`: integer | digits | INT32, INT64 |
 //! | unsigned | UInt8 … UInt32 | next wider integer | `SMALLINT`, `INTEGER`, `BIGINT`: integer | digits | UINT_8 … UINT_32 |
 //! | unsigned 64 | UInt64 | `numeric(20,0)` | `DECIMAL_TEXT(20,0)`: text | digits | UINT_64 |
-//! | float | Float16, Float32, Float64 | `real`, `real`, `double precision` | `REAL`, `REAL`, `DOUBLE`: real; NaN as `NUMERIC_TEXT` is refused | shortest digits that read back the same; `NaN`, `Infinity` | FLOAT16, FLOAT, DOUBLE |
+//! | float | Float16, Float32, Float64 | `real`, `real`, `double precision` | `FLOAT_32`, `FLOAT_32`, `DOUBLE`: real; NaN and -0.0 are refused | shortest digits that read back the same; `NaN`, `Infinity` | FLOAT16, FLOAT, DOUBLE |
 //! | decimal(p,s) | Decimal32 … Decimal256 | `numeric(p,s)` | `DECIMAL_TEXT(p,s)`: text | digits, scale kept | DECIMAL |
 //! | numeric | Utf8, `highwater.numeric` | `numeric` | `NUMERIC_TEXT`: text | digits | STRING |
 //! | text | Utf8, LargeUtf8, Utf8View | `text` | `TEXT`: text | text | STRING |
@@ -19,7 +19,7 @@
 //! | uuid | FixedSizeBinary(16), `arrow.uuid` | `uuid` | `UUID_TEXT`: text | text | UUID |
 //! | binary | Binary, LargeBinary, BinaryView, FixedSizeBinary | `bytea` | `BLOB`: blob | base64 | BYTE_ARRAY |
 //! | date | Date32, Date64 | `date` | `DATE`: text `2026-11-21` | the same text | DATE |
-//! | time | Time32, Time64 (to µs; ns as `TIME_NS`: text) | `time` | `TIME`: text `03:04:05.000006` | the same text | TIME |
+//! | time | Time32, Time64 (to µs; ns as `TIME_NS`: text) | `time` | `TIME` (ns: `TIME_NS`): text `03:04:05.000006` | the same text | TIME |
 //! | timestamp | Timestamp without zone | `timestamp` (ns: `text`) | `TIMESTAMP`: text `2026-11-21 03:04:05.000006` | the same text | TIMESTAMP |
 //! | timestamp, UTC | Timestamp with zone | `timestamptz` (ns: `text`) | `TIMESTAMPTZ`: text with `Z` | the same text | TIMESTAMP, adjusted to UTC |
 //! | duration | Duration | `interval` | `DURATION`: text, ISO 8601 | the same text | INT64 |

@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicBool;
 use arrow_array::{Array, RecordBatch};
 use highwater_core::text::TextColumn;
 use highwater_core::{
-    Checkpoint, Completion, Connector, CursorKey, Destination, Guarantee, Instant, Message, NullCursor, Output,
-    Plan, ReadMode, Result, Role, Source, State, Table, TableName, TablePlan, WriteMode,
+    Checkpoint, Completion, Connector, CursorKey, Destination, Guarantee, Instant, Message,
+    NullCursor, Output, Plan, ReadMode, Result, Role, Source, State, Table, TableName, TablePlan,
+    WriteMode,
 };
 use highwater_sqlite::SqliteConnector;
 use rusqlite::Connection;
