@@ -9,14 +9,14 @@ use highwater_core::state::TableRecord;
 use highwater_core::types::type_name;
 use highwater_core::{
     Capabilities, Checkpoint, Committed, Cursor, CursorKey, Destination, DestinationDelivery,
-    ExistingTable, Fence, LeaseRequest, LogicalType, Partition, Plan, Result, SchemaChange, State,
-    StateStore, TableName, TablePlan, WriteMode, Writer,
+    Error, ExistingTable, Fence, LeaseRequest, LogicalType, Partition, Plan, Result, SchemaChange,
+    State, StateStore, TableName, TablePlan, WriteMode, Writer,
 };
 
 use crate::disk::{self, blocking};
-use crate::encode::parquet_field;
+use crate::encode::stored_field;
 use crate::log::{Change, Kind, Logs, Shape, SyncLog, TableChange, TableState, key_parts};
-use crate::spec::{DestinationSettings, Format};
+use crate::spec::DestinationSettings;
 use crate::template::Template;
 use crate::writer::{self, FileWriter, Target};
 
@@ -142,10 +142,7 @@ impl Destination for FilesDestination {
 
     fn stored_field(&self, field: &Field) -> Result<Field> {
         LogicalType::of(field)?;
-        Ok(match self.target.settings.format {
-            Format::Parquet => parquet_field(field),
-            Format::Csv | Format::Json | Format::Jsonl => field.clone(),
-        })
+        Ok(stored_field(field, self.target.settings.format))
     }
 
     fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {
@@ -186,6 +183,12 @@ impl Destination for FilesDestination {
         fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
         let table = writer::only_table(plan, &partition.tables)?;
+        if plan.tables.len() > 1 && !self.target.template.tells_tables_apart() {
+            return Err(Error::config("Several tables cannot be written to files of one name")
+                .context("key", "path")
+                .context("path", &self.target.settings.path)
+                .hint("put `{{TABLE}}` into `path`, or select one table"));
+        }
         let log = self.log(plan, fence).await?;
         Ok(Box::new(FileWriter::new(self.target.clone(), log, plan, table)))
     }
@@ -193,7 +196,8 @@ impl Destination for FilesDestination {
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
         let log = self.log(plan, fence).await?;
         let table = table.clone();
-        blocking(move || writer::finish(&log, &table)).await
+        let format = self.target.settings.format;
+        blocking(move || writer::finish(&log, &table, format)).await
     }
 
     fn state_store(&self) -> Option<&dyn StateStore> {

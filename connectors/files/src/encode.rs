@@ -319,9 +319,17 @@ fn properties(settings: &DestinationSettings) -> WriterProperties {
         .build()
 }
 
+/// The column as it is in a file.
+pub(crate) fn stored_field(field: &Field, format: Format) -> Field {
+    match format {
+        Format::Parquet => parquet_field(field),
+        Format::Csv | Format::Json | Format::Jsonl => field.clone(),
+    }
+}
+
 /// The column that Parquet gets: intervals and columns of NULL are text there, as are nested
 /// columns that hold such.
-pub(crate) fn parquet_field(field: &Field) -> Field {
+fn parquet_field(field: &Field) -> Field {
     match field.data_type() {
         DataType::Interval(_) | DataType::Null => {
             Field::new(field.name(), DataType::Utf8, field.is_nullable())

@@ -246,8 +246,9 @@ pub(crate) const SAMPLE_ROWS: u64 = 10_000;
 pub struct DestinationSpec {
     /// Where files are written: a path with the placeholders `{{TABLE}}`, `{{TABLE_HYPHEN}}`,
     /// `{{FORMAT}}`, `{{UUID}}`, `{{YEAR}}`, `{{MONTH}}`, `{{DAY}}`, `{{HOUR}}`, `{{MINUTE}}` and
-    /// `{{SYNC_ID}}`. Without a placeholder for the table it is a folder, and files are written
-    /// to `{{TABLE}}/{{UUID}}.{{FORMAT}}` in it (`{{TABLE}}.{{FORMAT}}` with `no_rotate`).
+    /// `{{SYNC_ID}}`. A path without a placeholder for the table is a folder, and files are written
+    /// to `{{TABLE}}/{{UUID}}.{{FORMAT}}` in it (`{{TABLE}}.{{FORMAT}}` with `no_rotate`); if it
+    /// names a file (`out.csv`), a sync of one table writes that file.
     pub path: String,
     /// The format. Default: by the ending of `path`, else `parquet`.
     pub format: Option<Format>,
@@ -366,10 +367,9 @@ fn complete_path(path: &str, no_rotate: bool) -> String {
     if path.contains("{{TABLE}}") || path.contains("{{TABLE_HYPHEN}}") {
         return path.to_owned();
     }
-    // `out/data.csv` would mix the tables in one file: the table's name comes before it.
-    let (folder, name) = path.split_at(path.rfind('/').map_or(0, |at| at + 1));
+    let name = path.rsplit('/').next().unwrap_or(path);
     if Format::of_name(name).is_some() || name.contains("{{FORMAT}}") || name.contains("{{UUID}}") {
-        return format!("{folder}{{{{TABLE}}}}/{name}");
+        return path.to_owned();
     }
     let rest = if no_rotate { "{{TABLE}}.{{FORMAT}}" } else { "{{TABLE}}/{{UUID}}.{{FORMAT}}" };
     format!("{}/{rest}", path.trim_end_matches('/'))
@@ -483,7 +483,8 @@ mod tests {
         assert_eq!(path("out").format, Format::Parquet);
         let gz = path("out/{{TABLE}}.csv.gz");
         assert_eq!((gz.format, gz.compression), (Format::Csv, Compression::Gzip));
-        assert_eq!(path("out/data.jsonl").path, "out/{{TABLE}}/data.jsonl");
+        assert_eq!(path("out/data.jsonl").path, "out/data.jsonl");
+        assert_eq!(path("out/{{UUID}}.{{FORMAT}}").path, "out/{{UUID}}.{{FORMAT}}");
         let no_rotate = destination(json!({"path": "out", "no_rotate": true})).unwrap();
         assert_eq!(no_rotate.path, "out/{{TABLE}}.{{FORMAT}}");
         assert_eq!(no_rotate.file_rows_max, u64::MAX);

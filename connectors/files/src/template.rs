@@ -62,6 +62,11 @@ impl Template {
         &self.root
     }
 
+    /// Whether files of different tables have different names.
+    pub(crate) fn tells_tables_apart(&self) -> bool {
+        self.below.contains("{{TABLE}}") || self.below.contains("{{TABLE_HYPHEN}}")
+    }
+
     /// The path of a file, relative to the root, with `/` between its parts.
     pub(crate) fn fill(&self, table: &TableName, sync_id: &str, at: Instant) -> String {
         let at: DateTime<Utc> = DateTime::from_timestamp_micros(at.0).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Takes the rows of one partition into data files, and commits them with an entry of the log.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant as Elapsed;
 
@@ -9,14 +10,14 @@ use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::TableRecord;
 use highwater_core::{
-    Batch, Checkpoint, Committed, Error, Instant, Op, Plan, Result, Table, TableName, TablePlan,
-    WriteMode, Writer,
+    Batch, Checkpoint, Committed, Error, Instant, LogicalType, Op, Plan, Result, Table, TableName,
+    TablePlan, WriteMode, Writer,
 };
 
 use crate::disk;
-use crate::encode::Encoder;
+use crate::encode::{Encoder, stored_field};
 use crate::log::{Change, DataFile, Folded, Kind, Shape, SyncLog, TableChange, key_parts};
-use crate::spec::DestinationSettings;
+use crate::spec::{DestinationSettings, Format};
 use crate::template::Template;
 
 /// What a writer needs to know of its destination.
@@ -207,7 +208,7 @@ impl Files {
             table.staged.clone_from(&self.complete);
         } else {
             let root = self.log.root();
-            let shape = shape(root, folded, &self.plan)?;
+            let shape = shape(root, folded, &self.plan, self.target.settings.format)?;
             let known = folded.tables.get(self.plan.name());
             let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
             table.record = Some(Some(TableRecord {
@@ -227,8 +228,7 @@ impl Files {
 }
 
 /// Completes a table: what was staged takes the place of what was there.
-pub(crate) fn finish(log: &SyncLog, table: &TablePlan) -> Result<Committed> {
-    crash::at(CrashPoint::FinishBegin);
+pub(crate) fn finish(log: &SyncLog, table: &TablePlan, format: Format) -> Result<Committed> {
     let mut committed = Committed::default();
     log.change(Kind::Finish, |folded| {
         let known = folded.tables.get(table.name());
@@ -238,7 +238,7 @@ pub(crate) fn finish(log: &SyncLog, table: &TablePlan) -> Result<Committed> {
         }
         let mut change =
             TableChange { source: Some(table.name().clone()), ..TableChange::default() };
-        let shape = shape(log.root(), folded, table)?;
+        let shape = shape(log.root(), folded, table, format)?;
         let mut rows_total = record.rows_total;
         if table.write_mode == WriteMode::Replace {
             let known = known.cloned().unwrap_or_default();
@@ -262,7 +262,6 @@ pub(crate) fn finish(log: &SyncLog, table: &TablePlan) -> Result<Committed> {
     })?;
     crash::at(CrashPoint::FinishApplied);
     log.publish()?;
-    crash::at(CrashPoint::FinishDone);
     Ok(committed)
 }
 
@@ -271,7 +270,7 @@ fn column_names(plan: &TablePlan) -> Vec<String> {
 }
 
 /// The table as it is once rows of `plan` are in it.
-fn shape(root: &std::path::Path, folded: &Folded, plan: &TablePlan) -> Result<Shape> {
+fn shape(root: &Path, folded: &Folded, plan: &TablePlan, format: Format) -> Result<Shape> {
     let known = folded.tables.get(plan.name()).and_then(|t| t.shape.clone());
     let known = known.filter(|shape| shape.table.name == plan.target.name);
     let existing = match known {
@@ -281,19 +280,26 @@ fn shape(root: &std::path::Path, folded: &Folded, plan: &TablePlan) -> Result<Sh
     let mut table = plan.target.as_ref().clone();
     table.cursor_field = None;
     table.source_defined_cursor = false;
+    let stored = table.schema.fields().iter().map(|field| stored_field(field, format));
+    table.schema = Arc::new(Schema::new(stored.collect::<Vec<Field>>()));
     if let (Some(existing), false) = (&existing, plan.write_mode == WriteMode::Replace) {
-        table.schema = Arc::new(merge(&existing.table, &table));
+        table.schema = Arc::new(merge(&existing.table, &table)?);
     }
     let identity = existing.map_or_else(|| uuid::Uuid::new_v4().to_string(), |e| e.identity);
     Ok(Shape { table, identity })
 }
 
 /// The columns that were there, as they are now, and the new ones after them.
-fn merge(there: &Table, now: &Table) -> Schema {
+fn merge(there: &Table, now: &Table) -> Result<Schema> {
     let mut fields: Vec<Field> = Vec::new();
     for field in there.schema.fields() {
         fields.push(match now.field(field.name()) {
-            Some(now) => now.clone().with_nullable(now.is_nullable() || field.is_nullable()),
+            Some(now) => {
+                let nullable = now.is_nullable() || field.is_nullable();
+                let still_fits = LogicalType::of(now)?.widens_to(&LogicalType::of(field)?);
+                let wider = if still_fits { field.as_ref() } else { now };
+                wider.clone().with_nullable(nullable)
+            }
             // Newer files do not have it.
             None => field.as_ref().clone().with_nullable(true),
         });
@@ -304,11 +310,11 @@ fn merge(there: &Table, now: &Table) -> Schema {
             fields.push(field.as_ref().clone().with_nullable(true));
         }
     }
-    Schema::new(fields)
+    Ok(Schema::new(fields))
 }
 
 /// Gives files whose name is taken another one. `removed` are names that become free.
-fn free_names(root: &std::path::Path, files: &mut [DataFile], removed: &[String]) {
+fn free_names(root: &Path, files: &mut [DataFile], removed: &[String]) {
     let mut taken = BTreeSet::new();
     for file in files {
         if taken.contains(&file.name)

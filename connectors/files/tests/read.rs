@@ -79,7 +79,10 @@ async fn gzip_a_dialect_and_columns_without_names() {
 
 #[tokio::test]
 async fn bad_input_names_file_line_and_column() {
-    let cases: &[(&str, &[u8], &str, &[(&str, &str)])] = &[
+    /// File name, content, words of the message, context.
+    type Case =
+        (&'static str, &'static [u8], &'static str, &'static [(&'static str, &'static str)]);
+    let cases: &[Case] = &[
         ("t.csv", b"a,b\n1,2\n1,2,3\n", "too many fields", &[("line", "3"), ("fields", "3")]),
         ("t.csv", b"a,b\n1\n", "too few fields", &[("line", "2")]),
         ("t.csv", b"a\n\"1\n2\"\n\xff\n", "not UTF-8", &[("line", "4")]),
@@ -276,4 +279,77 @@ async fn a_new_file_is_read_and_the_old_ones_are_not() {
     assert_eq!(rows, [row(&[Some("1")]), row(&[Some("2")])]);
     std::fs::remove_file(folder.0.path().join("t/a.csv")).unwrap();
     assert_eq!(append(folder.spec(), to).await.unwrap(), Done::default());
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gz.write_all(text.as_bytes()).unwrap();
+    gz.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_compressed_file_is_read_again_only_if_its_bytes_changed() {
+    let (folder, out) = (Folder::new(), Folder::new());
+    let to = json!({"path": out.path(""), "format": "csv"});
+    let mut two_members = gzip("a\n1\n");
+    two_members.extend(gzip("2\n"));
+    for (bytes, rows) in
+        [(gzip("a\n1\n"), 1), (gzip("a\n1\n"), 0), (two_members, 2), (gzip("a\n3\n"), 1)]
+    {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        folder.put("t.csv.gz", bytes);
+        assert_eq!(append(folder.spec(), to.clone()).await.unwrap().rows_read, rows);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_read_is_refused() {
+    let text: String = (0..50_000).map(|n| format!("{n}\n")).collect();
+    let folder = Folder::with(&[("t.csv", &format!("a\n{text}"))]);
+    let source = source(folder.spec()).await;
+    let plan = plan(source.discover(None).await.unwrap(), ReadMode::Incremental, WriteMode::Append);
+    let partition = source.partitions(&plan, &State::default()).await.unwrap().remove(0);
+    let (output, mut messages) =
+        Output::bounded(1, std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let state = State::default();
+    let slow = async {
+        messages.recv().await.unwrap();
+        folder.put("t.csv", "a\n1\n");
+        let mut checkpoints = 0;
+        while let Some(message) = messages.recv().await {
+            checkpoints += u32::from(matches!(message, Message::Checkpoint(_)));
+        }
+        checkpoints
+    };
+    let (read, checkpoints) = tokio::join!(source.read(&plan, &partition, &state, output), slow);
+    assert!(matches!(read.unwrap_err().kind(), ErrorKind::Transient | ErrorKind::Data));
+    assert_eq!(checkpoints, 0);
+}
+
+#[tokio::test]
+async fn a_run_that_is_asked_to_stop_ends_with_a_whole_file() {
+    let folder = Folder::with(&[("t/a.csv", "x\n1\n"), ("t/b.csv", "x\n2\n")]);
+    let source = source(folder.spec()).await;
+    let plan = plan(source.discover(None).await.unwrap(), ReadMode::Incremental, WriteMode::Append);
+    let partition = source.partitions(&plan, &State::default()).await.unwrap().remove(0);
+    let (output, mut messages) =
+        Output::bounded(8, std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true)));
+    let completion = source.read(&plan, &partition, &State::default(), output).await.unwrap();
+    assert_eq!(completion, Completion::Stopped);
+    let mut seen = Vec::new();
+    while let Some(message) = messages.recv().await {
+        seen.push(message);
+    }
+    assert_eq!(rows_of(&seen)["t"].len(), 1);
+    let Some(Message::Checkpoint(checkpoint)) = seen.last() else { panic!("{seen:?}") };
+    let keys: Vec<_> = checkpoint.cursors.keys().map(CursorKey::partition).collect();
+    assert_eq!(keys, ["t/a.csv"]);
+}
+
+#[tokio::test]
+async fn a_file_without_columns_is_no_table_yet() {
+    let folder = Folder::with(&[("empty.csv", ""), ("t.csv", "a\n"), ("none.jsonl", "\n")]);
+    let tables = source(folder.spec()).await.discover(None).await.unwrap();
+    let names: Vec<_> = tables.iter().map(|t| t.name.name.as_str()).collect();
+    assert_eq!(names, ["t"]);
 }

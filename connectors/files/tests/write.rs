@@ -173,7 +173,9 @@ async fn every_type_comes_back_from_every_format() {
             }
             let out = Folder::new();
             let to = json!({"path": out.path(""), "format": format, "compression": compression});
-            let done = write(to, &table(&rows), WriteMode::Append, &[rows.clone()]).await.unwrap();
+            let done = write(to, &table(&rows), WriteMode::Append, std::slice::from_ref(&rows))
+                .await
+                .unwrap();
             assert_eq!(done.written, 3);
             let mut spec = out.spec();
             if format != "parquet" {
@@ -196,7 +198,7 @@ async fn every_type_comes_back_from_every_format() {
 async fn parquet_keeps_the_types() {
     let rows = every_type();
     let out = Folder::new();
-    write(out.spec(), &table(&rows), WriteMode::Append, &[rows.clone()]).await.unwrap();
+    write(out.spec(), &table(&rows), WriteMode::Append, std::slice::from_ref(&rows)).await.unwrap();
     let found = source(out.spec()).await.discover(None).await.unwrap().remove(0);
     for field in rows.schema().fields() {
         let there = found.field(field.name()).unwrap();
@@ -269,10 +271,10 @@ async fn replace_leaves_exactly_the_rows_of_the_last_read() {
 async fn a_new_column_appears_in_new_files() {
     let out = Folder::new();
     let one = numbers(0..1);
-    write(out.spec(), &table(&one), WriteMode::Append, &[one.clone()]).await.unwrap();
+    write(out.spec(), &table(&one), WriteMode::Append, std::slice::from_ref(&one)).await.unwrap();
     let name: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
     let two = RecordBatch::try_from_iter([("id", one.column(0).clone()), ("name", name)]).unwrap();
-    write(out.spec(), &table(&two), WriteMode::Append, &[two.clone()]).await.unwrap();
+    write(out.spec(), &table(&two), WriteMode::Append, std::slice::from_ref(&two)).await.unwrap();
     let mut rows = read_one(out.spec()).await;
     rows.sort();
     assert_eq!(rows, [row(&[Some("0"), None]), row(&[Some("0"), Some("x")])]);
@@ -291,7 +293,9 @@ async fn parquet_files_of_different_types_are_read_as_the_wider_one_or_refused()
             .unwrap();
     let wide = numbers(5_000_000_000..5_000_000_001);
     for rows in [&narrow, &wide] {
-        write(out.spec(), &table(rows), WriteMode::Append, &[rows.clone()]).await.unwrap();
+        write(out.spec(), &table(rows), WriteMode::Append, std::slice::from_ref(rows))
+            .await
+            .unwrap();
     }
     let mut rows = read_one(out.spec()).await;
     rows.sort();
@@ -299,7 +303,7 @@ async fn parquet_files_of_different_types_are_read_as_the_wider_one_or_refused()
     let text =
         RecordBatch::try_from_iter([("id", Arc::new(StringArray::from(vec!["x"])) as ArrayRef)])
             .unwrap();
-    write(out.spec(), &table(&text), WriteMode::Append, &[text.clone()]).await.unwrap();
+    write(out.spec(), &table(&text), WriteMode::Append, std::slice::from_ref(&text)).await.unwrap();
     let error = try_read_all(out.spec()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
     assert!(error.context_value("file").is_some() && error.context_value("other file").is_some());
@@ -314,4 +318,78 @@ async fn a_read_only_folder_is_a_config_error() {
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     destination(json!({"path": out.path("new/below")})).await.check().await.unwrap();
     assert!(!out.0.path().join("new").exists(), "a check leaves nothing behind");
+}
+
+#[tokio::test]
+async fn what_is_described_is_what_is_stored() {
+    let rows = every_type();
+    for format in ["parquet", "csv", "jsonl"] {
+        let out = Folder::new();
+        let to = json!({"path": out.path(""), "format": format});
+        write(to.clone(), &table(&rows), WriteMode::Append, std::slice::from_ref(&rows))
+            .await
+            .unwrap();
+        let destination = destination(to).await;
+        let there = destination.describe(&[TableName::new("t")]).await.unwrap().remove(0).unwrap();
+        for field in rows.schema().fields() {
+            let stored = destination.stored_field(field).unwrap();
+            assert_eq!(there.table.field(field.name()), Some(&stored), "{format}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_names_a_file_is_that_file() {
+    let out = Folder::new();
+    let to = json!({"path": out.path("sub/out.csv")});
+    let rows = numbers(0..2);
+    write(to.clone(), &table(&rows), WriteMode::Append, std::slice::from_ref(&rows)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(out.path("sub/out.csv")).unwrap(), "id\n0\n1\n");
+    write(to.clone(), &table(&rows), WriteMode::Append, std::slice::from_ref(&rows)).await.unwrap();
+    let files = visible(out.0.path());
+    assert_eq!(files.len(), 2, "a file is never opened again: {files:?}");
+    assert!(files.iter().any(|f| f.starts_with("sub/out-") && f.ends_with(".csv")));
+    write(to.clone(), &table(&rows), WriteMode::Replace, std::slice::from_ref(&rows))
+        .await
+        .unwrap();
+    assert_eq!(visible(out.0.path()), ["sub/out.csv"]);
+
+    let other = Table { name: TableName::new("u"), ..table(&rows) };
+    let plan = plan(vec![table(&rows), other], ReadMode::FullRefresh, WriteMode::Append);
+    let destination = destination(to).await;
+    let fence =
+        destination.state_store().unwrap().open("s", &request()).await.unwrap().fence.unwrap();
+    let partition =
+        Partition { tables: vec![TableName::new("u")], id: String::new(), bounds: Value::Null };
+    let refused = destination.writer(&plan, &partition, &fence).await.err().unwrap();
+    assert_eq!((refused.kind(), refused.context_value("key")), (ErrorKind::Config, Some("path")));
+}
+
+#[tokio::test]
+async fn structs_of_different_fields_are_different_types() {
+    let out = Folder::new();
+    for name in ["a", "b"] {
+        let field = Arc::new(Field::new(name, DataType::Int64, true));
+        let value: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let array: ArrayRef = Arc::new(StructArray::from(vec![(field, value)]));
+        let rows = RecordBatch::try_from_iter([("s", array)]).unwrap();
+        write(out.spec(), &table(&rows), WriteMode::Append, std::slice::from_ref(&rows))
+            .await
+            .unwrap();
+    }
+    assert_eq!(try_read_all(out.spec()).await.unwrap_err().kind(), ErrorKind::Schema);
+}
+
+#[tokio::test]
+async fn a_parquet_file_that_differs_from_what_was_looked_at_is_refused() {
+    let out = Folder::new();
+    let one = numbers(0..1);
+    write(out.spec(), &table(&one), WriteMode::Append, std::slice::from_ref(&one)).await.unwrap();
+    let source = source(out.spec()).await;
+    let plan = plan(source.discover(None).await.unwrap(), ReadMode::FullRefresh, WriteMode::Append);
+    let name: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+    let two = RecordBatch::try_from_iter([("id", one.column(0).clone()), ("name", name)]).unwrap();
+    write(out.spec(), &table(&two), WriteMode::Append, std::slice::from_ref(&two)).await.unwrap();
+    let error = read(source.as_ref(), &plan, &State::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.context_value("column")), (ErrorKind::Schema, Some("name")));
 }

@@ -319,7 +319,6 @@ impl SyncLog {
 
     /// Gives the lease back.
     pub(crate) fn release(&self) -> Result<()> {
-        crash::at(CrashPoint::LeaseRelease);
         let mut held = lock(&self.inner);
         let entry = self.next(&held, Action::Release);
         self.make(&mut held, &entry)

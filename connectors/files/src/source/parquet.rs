@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::infer::Column;
 use super::listing::SourceFile;
-use super::text::{BATCH_BYTES, BATCH_ROWS, Emit};
+use super::text::{BATCH_BYTES, BATCH_ROWS, Emit, unknown_column};
 use crate::disk;
 use crate::encode::parquet_failed;
 
@@ -73,10 +73,9 @@ pub(crate) fn columns<'a>(files: impl Iterator<Item = &'a SourceFile>) -> Result
 }
 
 fn unify(a: &Field, b: &Field, a_file: &SourceFile, b_file: &SourceFile) -> Result<Field> {
-    let (of_a, of_b) = (LogicalType::of(a)?, LogicalType::of(b)?);
-    let wider = if of_b.widens_to(&of_a) {
+    let wider = if carries(b, a)? {
         a
-    } else if of_a.widens_to(&of_b) {
+    } else if carries(a, b)? {
         b
     } else {
         return Err(Error::schema("A column has different types in two files of a table")
@@ -90,10 +89,61 @@ fn unify(a: &Field, b: &Field, a_file: &SourceFile, b_file: &SourceFile) -> Resu
     Ok(wider.clone().with_nullable(a.is_nullable() || b.is_nullable()))
 }
 
+/// Whether every value of `from` is exactly a value of `to`, after a cast.
+fn carries(from: &Field, to: &Field) -> Result<bool> {
+    let (of_from, of_to) = (LogicalType::of(from)?, LogicalType::of(to)?);
+    if of_from != of_to {
+        return Ok(of_from.widens_to(&of_to));
+    }
+    Ok(match of_from {
+        _ if from.data_type() == to.data_type() => true,
+        // Layouts of one meaning that hold the same values.
+        LogicalType::Text | LogicalType::Json | LogicalType::Numeric => true,
+        LogicalType::Decimal { .. } => true,
+        LogicalType::Binary => !matches!(to.data_type(), DataType::FixedSizeBinary(_)),
+        _ => false,
+    })
+}
+
+/// That a file is what the table was when it was looked at.
+fn check_unchanged(
+    file: &SourceFile,
+    there: &Schema,
+    known: &[Column],
+    schema: &SchemaRef,
+) -> Result<()> {
+    for field in there.fields() {
+        let wanted = schema.field_with_name(field.name()).ok();
+        let column = known.iter().find(|column| column.field.name() == field.name());
+        let Some(to) = wanted.or(column.map(|column| &column.field)) else {
+            return Err(unknown_column(file, field.name())
+                .hint("run the same command again: the columns are looked at in each run"));
+        };
+        let field = field.as_ref().clone().with_data_type(expanded(field.data_type()));
+        if !carries(&field, to)? {
+            return Err(Error::schema(
+                "A column has another type than when its table was looked at",
+            )
+            .context("file", file.path.display())
+            .context("column", field.name())
+            .context("type", type_name(&field))
+            .context("expected", type_name(to))
+            .hint("run the same command again: the columns are looked at in each run"));
+        }
+    }
+    Ok(())
+}
+
 /// Reads the wanted columns of a file; returns how many rows there were.
-pub(crate) fn read(file: &SourceFile, schema: &SchemaRef, emit: &mut Emit<'_>) -> Result<u64> {
+pub(crate) fn read(
+    file: &SourceFile,
+    known: &[Column],
+    schema: &SchemaRef,
+    emit: &mut Emit<'_>,
+) -> Result<u64> {
     let failed = |e| parquet_failed(&file.path, e);
     let builder = open(file)?;
+    check_unchanged(file, builder.schema(), known, schema)?;
     let wanted: Vec<usize> = builder
         .schema()
         .fields()

@@ -149,7 +149,7 @@ impl TableRead {
             };
             let format = CsvOrJson { file, columns: &found.columns, schema: &schema };
             match file.format {
-                Format::Parquet => parquet::read(file, &schema, &mut emit)
+                Format::Parquet => parquet::read(file, &found.columns, &schema, &mut emit)
                     .map(|rows| FileCursor::whole(file, rows)),
                 Format::Csv => format.csv(dialect, rest, &mut emit),
                 Format::Json | Format::Jsonl => format.json(rest, &mut emit),

@@ -63,6 +63,10 @@ pub(crate) fn discover(
         let table = look(spec, &files, name, &mut declared).map_err(|e| {
             if e.context_value("table").is_some() { e } else { e.context("table", name) }
         })?;
+        if table.columns.is_empty() {
+            tracing::warn!(table = %name, "the files of a table have no column yet: it is left out");
+            continue;
+        }
         found.insert(name.clone(), table);
     }
     if all {

@@ -182,7 +182,7 @@ fn targets(
     names.iter().map(target).collect()
 }
 
-fn unknown_column(file: &SourceFile, name: &str) -> Error {
+pub(crate) fn unknown_column(file: &SourceFile, name: &str) -> Error {
     Error::schema("A file has a column that was not there when its table was looked at")
         .context("file", file.path.display())
         .context("column", name)
