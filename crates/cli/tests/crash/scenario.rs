@@ -1,0 +1,218 @@
+//! One scenario: two systems, two tables that change, and a sync that dies along the way.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use highwater_core::{ReadMode, WriteMode};
+use highwater_testkit::crash::{CRASHED, CrashAt, Deliveries, Ended, Program, Shop};
+use tempfile::TempDir;
+
+use super::systems::{JsonLines, PostgreSql, Sqlite, System};
+
+/// Where rows come from and go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pair {
+    SqliteToSqlite,
+    PostgresToPostgres,
+    /// The files' own commit log keeps the state.
+    SqliteToFiles,
+    /// The state is kept in a database beside the files.
+    SqliteToFilesStateApart,
+}
+
+impl Pair {
+    /// Every pair with every write mode that its destination has.
+    pub fn all() -> Vec<(Self, WriteMode)> {
+        let files = [WriteMode::Append, WriteMode::Replace];
+        let mut all = Vec::new();
+        for pair in [Self::SqliteToSqlite, Self::PostgresToPostgres] {
+            all.extend(WriteMode::ALL.iter().map(|mode| (pair, *mode)));
+        }
+        for pair in [Self::SqliteToFiles, Self::SqliteToFilesStateApart] {
+            all.extend(files.map(|mode| (pair, mode)));
+        }
+        all
+    }
+}
+
+/// Both systems, the tables as they should be, and the command that syncs them.
+pub struct Scenario {
+    pub folder: TempDir,
+    pub source: Box<dyn System>,
+    pub destination: Box<dyn System>,
+    pub program: Program,
+    pub arguments: Vec<String>,
+    mode: WriteMode,
+    shops: Vec<(Shop, Deliveries)>,
+}
+
+impl Scenario {
+    /// New systems, with two tables of so many rows at the source.
+    pub fn new(pair: Pair, mode: WriteMode, rows: i64) -> Self {
+        let folder = TempDir::new().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let (source, destination): (Box<dyn System>, Box<dyn System>) = match pair {
+            Pair::SqliteToSqlite => {
+                (Box::new(Sqlite(file("source.db"))), Box::new(Sqlite(file("destination.db"))))
+            }
+            Pair::PostgresToPostgres => (Box::new(PostgreSql::new()), Box::new(PostgreSql::new())),
+            Pair::SqliteToFiles | Pair::SqliteToFilesStateApart => {
+                (Box::new(Sqlite(file("source.db"))), Box::new(JsonLines(file("out"))))
+            }
+        };
+        let mut scenario = Self::between(folder, source, destination, mode, rows);
+        if matches!(pair, Pair::SqliteToFiles | Pair::SqliteToFilesStateApart) {
+            let apart = pair == Pair::SqliteToFilesStateApart;
+            let config = scenario.write_config(apart);
+            scenario.arguments =
+                ["sync", &config.display().to_string(), "--json"].map(str::to_owned).into();
+        }
+        scenario
+    }
+
+    /// Two tables of so many rows at `source`.
+    pub fn between(
+        folder: TempDir,
+        source: Box<dyn System>,
+        destination: Box<dyn System>,
+        mode: WriteMode,
+        rows: i64,
+    ) -> Self {
+        let mut shops = Vec::new();
+        for (seed, table) in ["orders", "invoices"].into_iter().enumerate() {
+            let (shop, statements) = Shop::new(table, rows, seed as u64);
+            source.execute(&statements);
+            shops.push((shop, Deliveries::default()));
+        }
+        let program = Program::new(env!("CARGO_BIN_EXE_highwater"), folder.path());
+        let (source_url, destination_url) = (source.url(), destination.url());
+        #[rustfmt::skip]
+        let arguments = [
+            "sync", &source_url, &destination_url, "--name", "crash",
+            "--table", "orders", "--table", "invoices",
+            "--cursor", "updated_at", "--primary-key", "id",
+            "--write-mode", mode.as_str(), "--read-mode", read_mode(mode).as_str(), "--json",
+        ]
+        .map(str::to_owned)
+        .into();
+        Self { folder, source, destination, program, arguments, mode, shops }
+    }
+
+    fn write_config(&self, state_apart: bool) -> PathBuf {
+        let path = self.folder.path().join("sync.yml");
+        let (source, out) = (self.folder.path().join("source.db"), self.destination.url());
+        let state = self.folder.path().join("state.db");
+        let (mode, read_mode) = (self.mode, read_mode(self.mode));
+        let mut text = format!(
+            "kind: source\nspec:\n  name: crash\n  path: sqlite\n  destinations: [files]\n"
+        );
+        if state_apart {
+            text.push_str(
+                "  backend_options:\n    table_name: cursors\n    connection: \"@@plugins.state.connection\"\n",
+            );
+        }
+        text.push_str("  tables:\n");
+        for (shop, _) in &self.shops {
+            text.push_str(&format!(
+                "    - {{name: {}, cursor: updated_at, primary_key: [id], read_mode: {read_mode}}}\n",
+                shop.table()
+            ));
+        }
+        text.push_str(&format!(
+            "  spec:\n    connection_string: {}\n---\nkind: destination\nspec:\n  name: files\n  \
+             path: file\n  write_mode: {mode}\n  spec:\n    path: {out}\n    format: jsonl\n",
+            source.display()
+        ));
+        if state_apart {
+            text.push_str(&format!(
+                "---\nkind: destination\nspec:\n  name: state\n  path: sqlite\n  spec:\n    \
+                 connection_string: {}\n",
+                state.display()
+            ));
+        }
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Changes both tables at the source.
+    pub fn change(&mut self) {
+        for (shop, _) in &mut self.shops {
+            self.source.execute(&shop.change());
+        }
+    }
+
+    /// Adds a column to both tables at the source.
+    pub fn add_column(&mut self) {
+        for (shop, deliveries) in &mut self.shops {
+            self.source.execute(&shop.add_column());
+            deliveries.column_added();
+        }
+    }
+
+    /// Syncs, dying at `at`. Whether it got there; if not, the sync is complete.
+    pub fn sync_and_crash(&mut self, at: CrashAt) -> Result<bool, String> {
+        let ended = self.program.run_and_crash(&self.arguments, at);
+        if ended.code == Some(0) {
+            self.completed(&ended)?;
+            return Ok(false);
+        }
+        ended.expect(CRASHED)?;
+        self.died();
+        Ok(true)
+    }
+
+    /// A run has died somewhere.
+    pub fn died(&mut self) {
+        self.shops.iter_mut().for_each(|(shop, deliveries)| deliveries.run_died(shop));
+    }
+
+    /// Syncs to the end and compares.
+    pub fn sync(&mut self) -> Result<Ended, String> {
+        let ended = self.program.run(&self.arguments).expect(0)?;
+        self.completed(&ended)?;
+        Ok(ended)
+    }
+
+    /// A run has ended well: compares both sides.
+    pub fn completed(&mut self, ended: &Ended) -> Result<(), String> {
+        let once = ended.guarantee() != "at_least_once";
+        for (shop, deliveries) in &mut self.shops {
+            deliveries.run_completed(shop);
+            let (table, columns) = (shop.table(), shop.columns());
+            let expected = deliveries.table(self.mode, read_mode(self.mode), shop);
+            let there = self.destination.rows(table, &columns);
+            expected.check(there, once).map_err(|wrong| format!("{table}:\n{wrong}"))?;
+            if self.mode == WriteMode::AppendDedup {
+                let history = format!("{table}_history");
+                let there = self.destination.rows(&history, &columns);
+                let checked = deliveries.versions().check(there, once);
+                checked.map_err(|wrong| format!("{history}:\n{wrong}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Syncs once more: nothing has changed, so nothing may be written.
+    pub fn sync_again(&mut self) -> Result<(), String> {
+        let ended = self.sync()?;
+        let written = ended.sum("rows_written") + ended.sum("rows_deleted");
+        let incremental = read_mode(self.mode) == ReadMode::Incremental;
+        if incremental && (written, ended.sum("rows_read")) != (0, 0) {
+            return Err(format!("an unchanged source was written again:\n{}", ended.stdout));
+        }
+        Ok(())
+    }
+
+    /// What there is at the destination.
+    pub fn objects(&self) -> BTreeSet<String> {
+        self.destination.objects()
+    }
+}
+
+/// Modes that need every row read full; the others read what changed.
+fn read_mode(mode: WriteMode) -> ReadMode {
+    match mode {
+        WriteMode::Replace | WriteMode::OverwriteDeleteStale => ReadMode::FullRefresh,
+        _ => ReadMode::Incremental,
+    }
+}
