@@ -65,15 +65,24 @@ pub(crate) fn open_read_write(location: &Location) -> Result<Connection> {
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&location.name, flags)
+    let (connection, read_only) = Connection::open_with_flags(&location.name, flags)
         .and_then(|connection| {
             connection.busy_timeout(BUSY_TIMEOUT)?;
             register_functions(&connection)?;
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-            Ok(connection)
+            let read_only = connection.is_readonly("main")?;
+            Ok((connection, read_only))
         })
         .map_err(|error| explain(error, path))?;
+    if read_only {
+        return Err(not_writable(path).context("path", path.display()));
+    }
     Ok(connection)
+}
+
+fn not_writable(path: &Path) -> Error {
+    Error::config("The database cannot be written")
+        .hint(format!("chmod u+w {}   # and the folder it is in", path.display()))
 }
 
 fn current_folder() -> String {
@@ -87,10 +96,7 @@ pub(crate) fn explain(error: rusqlite::Error, path: &Path) -> Error {
             Error::transient("Another process keeps the database locked")
                 .hint("end the other writer, or run the same command again later")
         }
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
-            Error::config("The database cannot be written")
-                .hint(format!("chmod u+w {0} and the folder it is in", path.display()))
-        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => not_writable(path),
         Some(ErrorCode::CannotOpen) => Error::config("The database cannot be opened").hint(
             "check that the file and its folder can be read and written; a read-only copy opens \
              with connection_string: file:PATH?immutable=1",
@@ -146,5 +152,26 @@ mod tests {
         let nowhere = Location::parse(nowhere.to_str().unwrap()).unwrap();
         let error = open_read_write(&nowhere).unwrap_err();
         assert!(error.hint_text().unwrap().starts_with("mkdir -p"));
+    }
+
+    #[test]
+    fn a_full_disk_a_lock_and_a_broken_rule_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let connection = Connection::open(&path).unwrap();
+        let kind = |result: rusqlite::Result<()>| explain(result.unwrap_err(), &path).kind();
+        connection.execute_batch("CREATE TABLE t (a TEXT PRIMARY KEY)").unwrap();
+        let insert = "INSERT INTO t VALUES (printf('%05000d', abs(random())))";
+        connection.pragma_update(None, "max_page_count", 4).unwrap();
+        let full = (0..100).try_for_each(|_| connection.execute_batch(insert));
+        assert_eq!(kind(full), ErrorKind::Transient);
+        connection.pragma_update(None, "max_page_count", 1000).unwrap();
+        let twice = connection.execute_batch("INSERT INTO t VALUES (1), (1)");
+        assert_eq!(kind(twice), ErrorKind::Data);
+        let other = Connection::open(&path).unwrap();
+        other.busy_timeout(Duration::ZERO).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(kind(other.execute_batch("BEGIN IMMEDIATE")), ErrorKind::Transient);
+        assert_eq!(kind(other.execute_batch("SELECT gone FROM t")), ErrorKind::Schema);
     }
 }

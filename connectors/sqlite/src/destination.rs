@@ -75,7 +75,8 @@ impl Destination for SqliteDestination {
             let existed = location.path.exists();
             let connection = open_read_write(location)?;
             let writable = connection
-                .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
+                // A table makes SQLite write its journal, which needs the folder.
+                .execute_batch("BEGIN IMMEDIATE; CREATE TABLE _highwater_check (a); ROLLBACK")
                 .map_err(|error| explain(error, &location.path));
             drop(connection);
             if !existed {
