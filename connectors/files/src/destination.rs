@@ -15,7 +15,9 @@ use highwater_core::{
 
 use crate::disk::{self, blocking};
 use crate::encode::stored_field;
-use crate::log::{Change, Kind, Logs, Shape, SyncLog, TableChange, TableState, key_parts};
+use crate::log::{
+    Change, Kind, Logs, Position, Shape, SyncLog, TableChange, TableState, key_parts, positions,
+};
 use crate::spec::DestinationSettings;
 use crate::template::Template;
 use crate::writer::{self, FileWriter, Target};
@@ -166,14 +168,30 @@ impl Destination for FilesDestination {
             SchemaChange::DropNotNull(field) => {
                 format!("new files {files} with column {} that may be NULL", field.name())
             }
-            #[allow(unreachable_patterns)]
-            _ => format!("new files {files} of another shape"),
+            SchemaChange::AddKey => {
+                format!("new files {files}, with a primary key that nothing enforces")
+            }
         }]
     }
 
-    /// Files describe themselves: there is nothing to make before the first row.
-    async fn migrate(&self, _plan: &Plan) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    async fn migrate(&self, plan: &Plan) -> Result<Vec<String>> {
+        let (target, logs, plan) = (self.target.clone(), self.logs.clone(), plan.clone());
+        let changed: Vec<_> =
+            plan.tables.values().filter(|table| !table.changes.is_empty()).cloned().collect();
+        let statements = changed
+            .iter()
+            .flat_map(|table| table.changes.iter().flat_map(|change| self.ddl(table, change)))
+            .collect();
+        if !changed.is_empty() {
+            blocking(move || {
+                logs.with_lease(&plan.sync, |log| {
+                    let mut tables = changed.iter();
+                    tables.try_for_each(|t| writer::migrate(&target, log, &plan.sync_id, t))
+                })
+            })
+            .await?;
+        }
+        Ok(statements)
     }
 
     async fn writer(
@@ -183,6 +201,11 @@ impl Destination for FilesDestination {
         fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
         let table = writer::only_table(plan, &partition.tables)?;
+        if !self.capabilities().write_modes.contains(&table.write_mode) {
+            return Err(Error::unsupported("Files have no such write mode")
+                .context("table", table.name())
+                .context("write mode", table.write_mode));
+        }
         if plan.tables.len() > 1 && !self.target.template.tells_tables_apart() {
             return Err(Error::config("Several tables cannot be written to files of one name")
                 .context("key", "path")
@@ -196,8 +219,8 @@ impl Destination for FilesDestination {
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
         let log = self.log(plan, fence).await?;
         let table = table.clone();
-        let format = self.target.settings.format;
-        blocking(move || writer::finish(&log, &table, format)).await
+        let (target, sync_id) = (self.target.clone(), plan.sync_id.clone());
+        blocking(move || writer::finish(&target, &log, &sync_id, &table)).await
     }
 
     fn state_store(&self) -> Option<&dyn StateStore> {
@@ -218,8 +241,7 @@ impl StateStore for FilesDestination {
     }
 
     async fn save(&self, fence: &Fence, checkpoint: &Checkpoint) -> Result<()> {
-        let cursors = checkpoint.cursors.iter();
-        let cursors = cursors.map(|(key, c)| (key_parts(key), Some(c.clone()))).collect();
+        let cursors = positions(checkpoint);
         self.change(fence, move |_| Change { cursors, tables: Vec::new() }).await
     }
 
@@ -254,7 +276,8 @@ impl StateStore for FilesDestination {
 
     async fn set(&self, fence: &Fence, key: &CursorKey, cursor: Option<&Cursor>) -> Result<()> {
         let forgotten = key.table().filter(|_| cursor.is_none()).cloned();
-        let moved = (key_parts(key), cursor.cloned());
+        let position = cursor.cloned().map_or(Position::Forgotten, Position::At);
+        let moved = (key_parts(key), position);
         self.change(fence, move |folded| {
             let known = forgotten.filter(|table| folded.tables.contains_key(table));
             let tables = known.map(|table| TableChange {

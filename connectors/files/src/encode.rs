@@ -5,12 +5,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::builder::StringBuilder;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use flate2::write::GzEncoder;
-use highwater_core::text::{TextColumn, push_json_string};
-use highwater_core::types::{JSON, extension_field};
+use highwater_core::text::{TextBuilder, TextColumn, push_json_string};
+use highwater_core::types::{EXTENSION, JSON, NUMERIC, extension_field, with_metadata};
 use highwater_core::{Error, Result};
 use memchr::{memchr, memchr2};
 use parquet::arrow::ArrowWriter;
@@ -141,7 +140,8 @@ impl Encoder {
             }
             Format::Json | Format::Jsonl => Body::Json(TextSink::new(sink, settings.compression)),
             Format::Parquet => {
-                let fields: Vec<_> = schema.fields().iter().map(|f| parquet_field(f)).collect();
+                let fields = schema.fields().iter().map(|f| marked(parquet_field(f)));
+                let fields: Vec<_> = fields.collect();
                 let schema = Arc::new(Schema::new(fields));
                 let writer = ArrowWriter::try_new(sink, schema.clone(), Some(properties(settings)))
                     .map_err(|e| parquet_failed(&path, e))?;
@@ -327,13 +327,18 @@ pub(crate) fn stored_field(field: &Field, format: Format) -> Field {
     }
 }
 
-/// The column that Parquet gets: intervals and columns of NULL are text there, as are nested
-/// columns that hold such.
+/// The column that Parquet gets: intervals and columns of NULL are text there, zeros before the
+/// point of a decimal are digits, and nested columns that hold such are JSON.
 fn parquet_field(field: &Field) -> Field {
+    let changed = |data_type| Field::new(field.name(), data_type, field.is_nullable());
     match field.data_type() {
-        DataType::Interval(_) | DataType::Null => {
-            Field::new(field.name(), DataType::Utf8, field.is_nullable())
-        }
+        DataType::Interval(_) | DataType::Null => changed(DataType::Utf8),
+        decimal if has_negative_scale(decimal) => match whole_digits(decimal) {
+            digits @ 0..=38 => changed(DataType::Decimal128(digits, 0)),
+            digits @ 39..=76 => changed(DataType::Decimal256(digits, 0)),
+            _ => extension_field(field.name(), DataType::Utf8, NUMERIC)
+                .with_nullable(field.is_nullable()),
+        },
         nested if nested.is_nested() && holds_text_only(nested) => {
             extension_field(field.name(), DataType::Utf8, JSON).with_nullable(field.is_nullable())
         }
@@ -341,10 +346,35 @@ fn parquet_field(field: &Field) -> Field {
     }
 }
 
+/// Arrow's JSON type is known to Parquet's by this second mark only.
+fn marked(field: Field) -> Field {
+    if field.metadata().get(EXTENSION).is_some_and(|name| name == JSON) {
+        return with_metadata(field, "ARROW:extension:metadata", "");
+    }
+    field
+}
+
+fn has_negative_scale(data_type: &DataType) -> bool {
+    use DataType as D;
+    matches!(data_type, D::Decimal32(_, s) | D::Decimal64(_, s) | D::Decimal128(_, s) | D::Decimal256(_, s) if *s < 0)
+}
+
+/// The digits before the point of a decimal without digits after it.
+fn whole_digits(data_type: &DataType) -> u8 {
+    use DataType as D;
+    match data_type {
+        D::Decimal32(p, s) | D::Decimal64(p, s) | D::Decimal128(p, s) | D::Decimal256(p, s) => {
+            p.saturating_add(s.unsigned_abs())
+        }
+        _ => u8::MAX,
+    }
+}
+
 /// Whether somewhere inside is a type that Parquet has no form for.
 fn holds_text_only(data_type: &DataType) -> bool {
     match data_type {
         DataType::Interval(_) | DataType::Null => true,
+        decimal if has_negative_scale(decimal) => true,
         DataType::Struct(fields) => {
             fields.is_empty() || fields.iter().any(|f| holds_text_only(f.data_type()))
         }
@@ -364,15 +394,16 @@ fn parquet_rows(rows: &RecordBatch, stored: &SchemaRef) -> Result<RecordBatch> {
         if stored.data_type() == field.data_type() {
             Ok(array.clone())
         } else {
-            as_text(field, array)
+            through_text(field, array, stored)
         }
     });
     Ok(RecordBatch::try_new(stored.clone(), arrays.collect::<Result<_>>()?)?)
 }
 
-fn as_text(field: &Field, array: &ArrayRef) -> Result<ArrayRef> {
-    let column = TextColumn::new(field, array)?;
-    let mut builder = StringBuilder::new();
+/// A column of another type whose values have the same text.
+pub(crate) fn through_text(from: &Field, array: &ArrayRef, to: &Field) -> Result<ArrayRef> {
+    let column = TextColumn::new(from, array)?;
+    let mut builder = TextBuilder::new(to)?;
     let mut text = String::new();
     for row in 0..array.len() {
         if column.is_null(row) {
@@ -380,10 +411,10 @@ fn as_text(field: &Field, array: &ArrayRef) -> Result<ArrayRef> {
         } else {
             text.clear();
             column.write(row, &mut text);
-            builder.append_value(&text);
+            builder.append(&text).map_err(|e| Error::from(e).context("column", to.name()))?;
         }
     }
-    Ok(Arc::new(builder.finish()))
+    Ok(builder.finish())
 }
 
 /// An error of the Parquet library: the file system's reason is inside it.

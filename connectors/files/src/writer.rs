@@ -16,7 +16,7 @@ use highwater_core::{
 
 use crate::disk;
 use crate::encode::{Encoder, stored_field};
-use crate::log::{Change, DataFile, Folded, Kind, Shape, SyncLog, TableChange, key_parts};
+use crate::log::{Change, DataFile, Folded, Kind, Shape, SyncLog, TableChange, positions};
 use crate::spec::{DestinationSettings, Format};
 use crate::template::Template;
 
@@ -44,6 +44,32 @@ struct OpenFile {
     rows: u64,
     bytes: u64,
     since: Elapsed,
+}
+
+impl OpenFile {
+    /// A file in the stage for rows of a table.
+    fn create(target: &Target, log: &SyncLog, sync_id: &str, plan: &TablePlan) -> Result<Self> {
+        let stage = format!("{:020}-{}.part", log.epoch(), uuid::Uuid::new_v4());
+        let name = target.template.fill(&plan.target.name, sync_id, Instant::now());
+        let path = log.stage().join(&stage);
+        let encoder = Encoder::create(path, &plan.target.schema, &target.settings)?;
+        Ok(Self { encoder, name, stage, rows: 0, bytes: 0, since: Elapsed::now() })
+    }
+
+    /// Completes it, durably.
+    fn finish(self, log: &SyncLog) -> Result<DataFile> {
+        let encoded = self.encoder.finish().inspect_err(|_| {
+            let _ = std::fs::remove_file(log.stage().join(&self.stage));
+        })?;
+        Ok(DataFile {
+            name: self.name,
+            stage: self.stage,
+            replaces: false,
+            size: encoded.size,
+            rows: encoded.rows,
+            crc32: encoded.crc32,
+        })
+    }
 }
 
 /// Writes one partition of one table.
@@ -151,16 +177,9 @@ impl Files {
         let file = match self.open.take() {
             Some(file) => file,
             None => {
-                let stage = format!("{:020}-{}.part", self.log.epoch(), uuid::Uuid::new_v4());
-                let template = &self.target.template;
-                let name = template.fill(&self.plan.target.name, &self.sync_id, Instant::now());
-                let encoder = Encoder::create(
-                    self.log.stage().join(&stage),
-                    &self.plan.target.schema,
-                    &self.target.settings,
-                )?;
+                let file = OpenFile::create(&self.target, &self.log, &self.sync_id, &self.plan)?;
                 crash::at(CrashPoint::StageCreated);
-                OpenFile { encoder, name, stage, rows: 0, bytes: 0, since: Elapsed::now() }
+                file
             }
         };
         Ok(self.open.insert(file))
@@ -168,19 +187,9 @@ impl Files {
 
     /// Completes the open file.
     fn close(&mut self) -> Result<()> {
-        let Some(file) = self.open.take() else { return Ok(()) };
-        let stage = file.stage.clone();
-        let encoded = file.encoder.finish().inspect_err(|_| {
-            let _ = std::fs::remove_file(self.log.stage().join(&stage));
-        })?;
-        self.complete.push(DataFile {
-            name: file.name,
-            stage: file.stage,
-            replaces: false,
-            size: encoded.size,
-            rows: encoded.rows,
-            crc32: encoded.crc32,
-        });
+        if let Some(file) = self.open.take() {
+            self.complete.push(file.finish(&self.log)?);
+        }
         Ok(())
     }
 
@@ -200,8 +209,7 @@ impl Files {
     }
 
     fn change(&self, folded: &Folded, checkpoint: &Checkpoint, rows: u64) -> Result<Change> {
-        let cursors = checkpoint.cursors.iter();
-        let cursors = cursors.map(|(key, c)| (key_parts(key), Some(c.clone()))).collect();
+        let cursors = positions(checkpoint);
         let mut table =
             TableChange { source: Some(self.plan.name().clone()), ..TableChange::default() };
         if self.plan.write_mode == WriteMode::Replace {
@@ -227,12 +235,19 @@ impl Files {
     }
 }
 
-/// Completes a table: what was staged takes the place of what was there.
-pub(crate) fn finish(log: &SyncLog, table: &TablePlan, format: Format) -> Result<Committed> {
+/// Completes a table: what was staged takes the place of what was there. A table without rows
+/// becomes a file without rows, so that readers find it.
+pub(crate) fn finish(
+    target: &Target,
+    log: &SyncLog,
+    sync_id: &str,
+    table: &TablePlan,
+) -> Result<Committed> {
     let mut committed = Committed::default();
+    let format = target.settings.format;
     log.change(Kind::Finish, |folded| {
-        let known = folded.tables.get(table.name());
-        let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
+        let known = folded.tables.get(table.name()).cloned().unwrap_or_default();
+        let record = known.record.unwrap_or_default();
         if record.finished_epoch == Some(log.epoch()) {
             return Ok(None);
         }
@@ -240,14 +255,18 @@ pub(crate) fn finish(log: &SyncLog, table: &TablePlan, format: Format) -> Result
             TableChange { source: Some(table.name().clone()), ..TableChange::default() };
         let shape = shape(log.root(), folded, table, format)?;
         let mut rows_total = record.rows_total;
+        let mut is_empty = known.files.is_empty();
         if table.write_mode == WriteMode::Replace {
-            let known = known.cloned().unwrap_or_default();
             committed.deleted = known.files.iter().map(|file| file.rows).sum();
             change.removed = known.files.into_iter().map(|file| file.name).collect();
             rows_total += known.staged.iter().map(|file| file.rows).sum::<u64>();
+            is_empty = known.staged.is_empty();
             change.added = known.staged;
-            free_names(log.root(), &mut change.added, &change.removed);
         }
+        if is_empty {
+            change.added.extend(empty_file(target, log, sync_id, table)?);
+        }
+        free_names(log.root(), &mut change.added, &change.removed);
         change.record = Some(Some(TableRecord {
             identity: Some(shape.identity.clone()),
             columns: column_names(table),
@@ -255,7 +274,7 @@ pub(crate) fn finish(log: &SyncLog, table: &TablePlan, format: Format) -> Result
             finished_epoch: Some(log.epoch()),
             finished_at: Some(Instant::now()),
         }));
-        if known.and_then(|t| t.shape.as_ref()) != Some(&shape) {
+        if known.shape.as_ref() != Some(&shape) {
             change.shape = Some(shape);
         }
         Ok(Some(Change { cursors: Vec::new(), tables: vec![change] }))
@@ -263,6 +282,41 @@ pub(crate) fn finish(log: &SyncLog, table: &TablePlan, format: Format) -> Result
     crash::at(CrashPoint::FinishApplied);
     log.publish()?;
     Ok(committed)
+}
+
+/// Gives a table the shape of the plan with a file that has no rows.
+pub(crate) fn migrate(
+    target: &Target,
+    log: &SyncLog,
+    sync_id: &str,
+    table: &TablePlan,
+) -> Result<()> {
+    log.change(Kind::State, |folded| {
+        let mut change = TableChange {
+            source: Some(table.name().clone()),
+            shape: Some(shape(log.root(), folded, table, target.settings.format)?),
+            added: empty_file(target, log, sync_id, table)?.into_iter().collect(),
+            ..TableChange::default()
+        };
+        free_names(log.root(), &mut change.added, &[]);
+        Ok(Some(Change { cursors: Vec::new(), tables: vec![change] }))
+    })?;
+    log.publish()
+}
+
+/// A file with columns and no rows; `None` for JSON, where columns come with rows only.
+fn empty_file(
+    target: &Target,
+    log: &SyncLog,
+    sync_id: &str,
+    table: &TablePlan,
+) -> Result<Option<DataFile>> {
+    if matches!(target.settings.format, Format::Json | Format::Jsonl) {
+        return Ok(None);
+    }
+    let file = OpenFile::create(target, log, sync_id, table)?.finish(log)?;
+    disk::sync_folder(&log.stage())?;
+    Ok(Some(file))
 }
 
 fn column_names(plan: &TablePlan) -> Vec<String> {

@@ -4,5 +4,6 @@
 
 mod commit;
 mod read;
+mod suites;
 mod support;
 mod write;

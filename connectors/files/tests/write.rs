@@ -263,7 +263,8 @@ async fn replace_leaves_exactly_the_rows_of_the_last_read() {
         assert_eq!(visible(out.0.path()).len(), 1);
         let done = write(to, &table(&first), WriteMode::Replace, &[]).await.unwrap();
         assert_eq!(done.deleted, 2);
-        assert_eq!(visible(out.0.path()).len(), 0);
+        assert_eq!(visible(out.0.path()).len(), 1, "a file with columns and no rows");
+        assert!(read_one(json!({"path": out.path(""), "table_name": "t"})).await.is_empty());
     }
 }
 
@@ -392,4 +393,20 @@ async fn a_parquet_file_that_differs_from_what_was_looked_at_is_refused() {
     write(out.spec(), &table(&two), WriteMode::Append, std::slice::from_ref(&two)).await.unwrap();
     let error = read(source.as_ref(), &plan, &State::default()).await.unwrap_err();
     assert_eq!((error.kind(), error.context_value("column")), (ErrorKind::Schema, Some("name")));
+}
+
+#[tokio::test]
+async fn other_readers_of_parquet_see_uuid_and_json() {
+    use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+    let rows = every_type();
+    let out = Folder::new();
+    write(out.spec(), &table(&rows), WriteMode::Append, std::slice::from_ref(&rows)).await.unwrap();
+    let file = std::fs::File::open(out.path(&visible(out.0.path())[0])).unwrap();
+    // Without Arrow's own schema there is only what Parquet says.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).unwrap();
+    for (name, logical) in [("id", LogicalType::Uuid), ("j", LogicalType::Json)] {
+        let field = reader.schema().field_with_name(name).unwrap();
+        assert_eq!(LogicalType::of(field).unwrap(), logical);
+    }
 }

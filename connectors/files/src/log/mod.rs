@@ -16,7 +16,7 @@ mod store;
 use std::collections::BTreeMap;
 
 use highwater_core::state::TableRecord;
-use highwater_core::{Cursor, CursorKey, Instant, Owner, State, Table, TableName};
+use highwater_core::{Checkpoint, Cursor, CursorKey, Instant, Owner, State, Table, TableName};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use store::{Kind, Logs, SyncLog};
@@ -56,11 +56,19 @@ enum Action {
 /// What an entry changes.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Change {
-    /// New positions; `None` forgets one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) cursors: Vec<(Key, Option<Cursor>)>,
+    pub(crate) cursors: Vec<(Key, Position)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) tables: Vec<TableChange>,
+}
+
+/// Where a cursor is from now on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Position {
+    At(Cursor),
+    /// There is none any more.
+    Forgotten,
 }
 
 /// A [`CursorKey`] in its parts.
@@ -68,6 +76,12 @@ pub(crate) type Key = (Option<TableName>, String);
 
 pub(crate) fn key_parts(key: &CursorKey) -> Key {
     (key.table().cloned(), key.partition().to_owned())
+}
+
+/// The cursors of a checkpoint.
+pub(crate) fn positions(checkpoint: &Checkpoint) -> Vec<(Key, Position)> {
+    let cursors = checkpoint.cursors.iter();
+    cursors.map(|(key, cursor)| (key_parts(key), Position::At(cursor.clone()))).collect()
 }
 
 /// What an entry changes about one table, by its name at the source.
@@ -142,8 +156,8 @@ impl Folded {
     fn apply(&mut self, change: &Change, at: Instant) {
         for (key, cursor) in &change.cursors {
             match cursor {
-                Some(cursor) => self.cursors.insert(key.clone(), cursor.clone()),
-                None => self.cursors.remove(key),
+                Position::At(cursor) => self.cursors.insert(key.clone(), cursor.clone()),
+                Position::Forgotten => self.cursors.remove(key),
             };
         }
         for table in &change.tables {
@@ -242,8 +256,8 @@ mod tests {
         };
         let change = Change {
             cursors: vec![
-                ((Some(table.clone()), "a/b.csv".into()), Some(Cursor(json!({"size": 1})))),
-                ((None, String::new()), Some(Cursor(json!(9_007_199_254_740_993_i64)))),
+                ((Some(table.clone()), "a/b.csv".into()), Position::At(Cursor(json!({"size": 1})))),
+                ((None, String::new()), Position::At(Cursor(json!(9_007_199_254_740_993_i64)))),
             ],
             tables: vec![TableChange {
                 source: Some(table.clone()),
@@ -259,7 +273,7 @@ mod tests {
         assert_eq!(folded.state().cursors.len(), 2);
 
         let finish = Change {
-            cursors: vec![((None, String::new()), None)],
+            cursors: vec![((None, String::new()), Position::Forgotten)],
             tables: vec![TableChange {
                 source: Some(table.clone()),
                 record: Some(None),

@@ -84,6 +84,26 @@ impl Logs {
         log.filter(|log| log.epoch == fence.epoch).ok_or_else(|| fenced(&fence.sync))
     }
 
+    /// Changes the log of a sync outside of a run: under the lease that this instance has, else
+    /// under one that is taken and given back.
+    ///
+    /// # Errors
+    /// `Fenced` when a run of this sync is at work.
+    pub(crate) fn with_lease(
+        &self,
+        sync: &str,
+        work: impl FnOnce(&SyncLog) -> Result<()>,
+    ) -> Result<()> {
+        let held = lock(&self.open).get(sync).cloned();
+        if let Some(log) = held {
+            return work(&log);
+        }
+        let request = LeaseRequest { owner: Owner::this_process(), take_over: false };
+        let log = SyncLog::open(&self.root, self.folder(sync), sync, Some(&request))?;
+        work(&log)?;
+        log.release()
+    }
+
     /// The open log of a sync whose lease is kept in another store.
     pub(crate) fn held_or_open(&self, sync: &str) -> Result<Arc<SyncLog>> {
         // Writers of several tables ask at once: one opens, under the lock.
@@ -247,16 +267,22 @@ impl SyncLog {
         if held.fenced {
             return Err(fenced(&self.sync));
         }
-        match make(&self.folder, &self.stage(), entry)? {
-            Made::Yes(hash) => {
+        match make(&self.folder, &self.stage(), entry) {
+            Ok(Made::Yes(hash)) => {
                 held.seq = entry.seq;
                 held.hash = hash;
                 Ok(())
             }
-            Made::Taken => {
+            Ok(Made::Taken) => {
                 held.fenced = true;
                 Err(fenced(&self.sync))
             }
+            // A newer run removes what older ones staged, the entry in the making too.
+            Err(error) if entry_path(&self.folder, entry.seq).exists() => {
+                held.fenced = true;
+                Err(fenced(&self.sync).caused_by(error))
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -2,10 +2,9 @@
 
 use std::fs::File;
 
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use highwater_core::text::{TextBuilder, TextColumn};
 use highwater_core::types::type_name;
 use highwater_core::{Error, LogicalType, Result};
 use parquet::arrow::ProjectionMask;
@@ -15,7 +14,7 @@ use super::infer::Column;
 use super::listing::SourceFile;
 use super::text::{BATCH_BYTES, BATCH_ROWS, Emit, unknown_column};
 use crate::disk;
-use crate::encode::parquet_failed;
+use crate::encode::{parquet_failed, through_text};
 
 fn open(file: &SourceFile) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let opened = File::open(&file.path)
@@ -205,20 +204,4 @@ fn widened(from: &Field, array: &ArrayRef, to: &Field) -> Result<ArrayRef> {
     cast_with_options(array, to.data_type(), &options).map_err(|_| {
         failed(Error::data("A value does not fit the type that all files of the table share"))
     })
-}
-
-fn through_text(from: &Field, array: &ArrayRef, to: &Field) -> Result<ArrayRef> {
-    let column = TextColumn::new(from, array)?;
-    let mut builder = TextBuilder::new(to)?;
-    let mut text = String::new();
-    for row in 0..array.len() {
-        if column.is_null(row) {
-            builder.append_null();
-        } else {
-            text.clear();
-            column.write(row, &mut text);
-            builder.append(&text)?;
-        }
-    }
-    Ok(builder.finish())
 }
