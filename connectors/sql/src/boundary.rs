@@ -28,15 +28,18 @@
 //! - `columns`: what the hashes were made of. A column that is added later is left out when rows
 //!   are compared with the saved hashes: a row whose known columns are the same counts as
 //!   delivered, so that the new column neither sends the boundary a second time nor hides a row.
-//!   The next saved boundary includes the new column. When a column is gone, its part of the
-//!   hashes is gone too: the rows at the boundary cannot be told apart and are sent again, because
-//!   a doubled row can be seen and a lost one cannot; a warning says so.
+//!   The next saved boundary includes the new column.
+//! - `boundary_cells`, `nulls_cells`: for a boundary of few rows, base64 of the hashes (8 bytes) of
+//!   every single value, row by row in the order of `columns`. When a column is gone, rows are
+//!   compared by the values that are left. Without them the rows at the boundary cannot be told
+//!   apart any more and are sent again, because a doubled row can be seen and a lost one cannot;
+//!   a warning says so.
 
 mod hash;
 mod position;
+mod saved;
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -46,34 +49,15 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, BooleanArray, RecordBatch};
 use arrow_schema::{DataType, Field, SchemaRef, TimeUnit};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use highwater_core::{Cursor, Error, Instant, NullCursor, Result, TableName, TablePlan};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use hash::RowHasher;
 pub use position::Position;
+use saved::{CELLS_MAX, Hashes, Mark, Saved, reset_hint};
 
 /// The greatest number of hashes that a saved cursor may hold: 16 MB.
 pub const HASHES_MAX: usize = 1_000_000;
-
-/// The saved form.
-#[derive(Debug, Serialize, Deserialize)]
-struct Saved {
-    v: u32,
-    field: String,
-    #[serde(default)]
-    max: Option<String>,
-    #[serde(default)]
-    from: Option<String>,
-    #[serde(default)]
-    columns: Vec<String>,
-    #[serde(default)]
-    boundary: String,
-    #[serde(default)]
-    nulls: String,
-}
 
 /// One incremental read of one table: says where it begins, leaves out what was delivered, and
 /// makes the cursor that covers it.
@@ -89,23 +73,70 @@ pub struct InclusiveCursor {
     /// Where this read begins: rows before it are not admitted.
     floor: Option<Position>,
     max: Option<Position>,
-    /// Hashes over the columns known when the cursor was saved.
-    known: Option<RowHasher>,
-    /// Whether `known` hashes the same columns as `hasher`.
-    same_columns: bool,
+    /// How rows are compared with what was delivered; `None`: as `hasher` hashes them.
+    known: Option<Known>,
     hasher: RowHasher,
     delivered: Hashes,
     delivered_nulls: Hashes,
-    /// `nulls` as they were saved, kept while NULL cursors are excluded.
-    saved_nulls: String,
-    boundary: Vec<(Position, u128)>,
+    /// `nulls` and `nulls_cells` as they were saved, kept while NULL cursors are excluded.
+    saved_nulls: (String, String),
+    boundary: Vec<(Position, Mark)>,
     prune_at: usize,
-    nulls: Vec<u128>,
+    nulls: Vec<Mark>,
+    /// Whether there are few enough marks to keep the hashes of their values.
+    keeps_cells: bool,
     excluded: u64,
 }
 
-/// How often each hash was delivered and not met again.
-type Hashes = HashMap<u128, u32>;
+/// How rows are hashed so that they can be compared with what was saved over other columns.
+enum Known {
+    /// As whole rows over the columns known then, all of which are still there.
+    Rows(RowHasher),
+    /// By the values of the columns known then that are still there.
+    Cells(RowHasher),
+}
+
+impl Known {
+    fn hash(&self, rows: &RecordBatch, needed: &[usize]) -> Result<Vec<u128>> {
+        Ok(match self {
+            Self::Rows(hasher) => hasher.hash(rows, needed.iter().copied())?,
+            Self::Cells(hasher) => {
+                let cells = hasher.cells(rows, needed.iter().copied())?;
+                cells.iter().map(|cells| saved::of_cells(cells)).collect()
+            }
+        })
+    }
+}
+
+/// What was delivered, and how to compare with it.
+fn delivered(
+    saved: &Saved,
+    schema: &SchemaRef,
+    table: &TableName,
+) -> Result<(Option<Known>, Hashes, Hashes)> {
+    let now = schema.fields().iter().map(|field| field.name());
+    if let Some(hasher) = RowHasher::new(schema, &saved.columns) {
+        let known = (!now.eq(saved.columns.iter())).then_some(Known::Rows(hasher));
+        let nulls = saved::decode_rows(&saved.nulls)?;
+        return Ok((known, saved::decode_rows(&saved.boundary)?, nulls));
+    }
+    let columns = &saved.columns;
+    let kept: Vec<usize> =
+        (0..columns.len()).filter(|at| schema.column_with_name(&columns[*at]).is_some()).collect();
+    let names: Vec<&str> = kept.iter().map(|at| columns[*at].as_str()).collect();
+    let hashes = |cells: &str, rows: &str| {
+        if cells.is_empty() && !rows.is_empty() {
+            tracing::warn!(
+                table = %table,
+                "a column is gone since the cursor was saved: rows at the boundary are sent again"
+            );
+        }
+        saved::decode_cells(cells, columns.len(), &kept)
+    };
+    let boundary = hashes(&saved.boundary_cells, &saved.boundary)?;
+    let nulls = hashes(&saved.nulls_cells, &saved.nulls)?;
+    Ok((RowHasher::new(schema, &names).map(Known::Cells), boundary, nulls))
+}
 
 impl InclusiveCursor {
     /// Prepares a read of the planned table from what was saved, at the time `now`.
@@ -130,7 +161,7 @@ impl InclusiveCursor {
                 .context("column", name)
                 .hint("leave `lookback` out, or choose a number, date or timestamp"));
         }
-        let (field, saved) = (field.clone(), parse(saved, name, &table)?);
+        let (field, saved) = (field.clone(), saved::parse(saved, name, &table)?);
         let damaged = |error: Error| error.context("table", &table).hint(reset_hint(&table));
         let place = |text: &Option<String>| {
             text.as_ref().map(|text| position::from_text(&field, text)).transpose()
@@ -140,21 +171,13 @@ impl InclusiveCursor {
         let columns: Vec<_> = plan.source.column_names().collect();
         let hasher = RowHasher::new(&schema, &columns)
             .ok_or_else(|| Error::internal("A table lacks its own column"))?;
-        let known = RowHasher::new(&schema, &saved.columns);
-        if known.is_none() {
-            tracing::warn!(
-                table = %table,
-                "a column is gone since the cursor was saved: rows at the boundary are sent again"
-            );
-        }
-        let comparable = known.is_some();
-        let hashes = |text: &str| if comparable { decode(text) } else { Ok(Hashes::new()) };
+        let (known, delivered, delivered_nulls) =
+            delivered(&saved, &schema, &table).map_err(damaged)?;
         let mut cursor = Self {
             cap: position::of_instant(&field, now),
-            same_columns: saved.columns.iter().map(String::as_str).eq(columns.iter().copied()),
-            delivered: hashes(&saved.boundary).map_err(damaged)?,
-            delivered_nulls: hashes(&saved.nulls).map_err(damaged)?,
-            saved_nulls: saved.nulls,
+            delivered,
+            delivered_nulls,
+            saved_nulls: (saved.nulls, saved.nulls_cells),
             table: table.clone(),
             schema: schema.clone(),
             field,
@@ -168,6 +191,7 @@ impl InclusiveCursor {
             boundary: Vec::new(),
             prune_at: 4096,
             nulls: Vec::new(),
+            keeps_cells: true,
             excluded: 0,
         };
         cursor.floor = cursor.next_floor()?;
@@ -224,9 +248,7 @@ impl InclusiveCursor {
             .collect();
         let hashes = self.hasher.hash(&rows, needed.iter().copied())?;
         let known = match &self.known {
-            Some(known) if comparing && !self.same_columns => {
-                Some(known.hash(&rows, needed.iter().copied())?)
-            }
+            Some(known) if comparing => Some(known.hash(&rows, &needed)?),
             _ => None,
         };
         let mut keep = vec![true; places.len()];
@@ -236,31 +258,52 @@ impl InclusiveCursor {
                 Some(place) => !self.is_before_floor(place),
             };
         }
+        let mut marked = Vec::new();
         for (i, row) in needed.into_iter().enumerate() {
             if !keep[row] {
                 continue;
             }
-            let place = places[row].clone();
-            let counts = match place {
+            let counts = match places[row] {
                 Some(_) => &mut self.delivered,
                 None => &mut self.delivered_nulls,
             };
             if comparing && take(counts, known.as_ref().map_or(hashes[i], |known| known[i])) {
                 keep[row] = false;
             }
-            match place {
-                None => self.nulls.push(hashes[i]),
-                Some(place) if reaches(Some(&place), floor.as_ref()) => {
-                    self.boundary.push((place, hashes[i]));
-                }
-                Some(_) => {}
+            if reaches(places[row].as_ref(), floor.as_ref()) {
+                marked.push((row, hashes[i]));
             }
         }
+        self.mark(&rows, places, marked)?;
         self.prune(floor.as_ref())?;
         if keep.iter().all(|kept| *kept) {
             return Ok(rows);
         }
         Ok(arrow_select::filter::filter_record_batch(&rows, &BooleanArray::from(keep))?)
+    }
+
+    /// Keeps what the next read has to recognise.
+    fn mark(
+        &mut self,
+        rows: &RecordBatch,
+        mut places: Vec<Option<Position>>,
+        marked: Vec<(usize, u128)>,
+    ) -> Result<()> {
+        if marked.len() * self.schema.fields().len() > CELLS_MAX {
+            self.forget_cells();
+        }
+        let cells = if self.keeps_cells {
+            self.hasher.cells(rows, marked.iter().map(|(row, _)| *row))?
+        } else {
+            vec![Vec::new(); marked.len()]
+        };
+        for ((row, hash), cells) in marked.into_iter().zip(cells) {
+            match places[row].take() {
+                Some(place) => self.boundary.push((place, Mark { hash, cells })),
+                None => self.nulls.push(Mark { hash, cells }),
+            }
+        }
+        Ok(())
     }
 
     /// The cursor that covers every row admitted so far.
@@ -271,12 +314,13 @@ impl InclusiveCursor {
         let floor = self.next_floor()?;
         self.prune_at = 0;
         self.prune(floor.as_ref())?;
-        let boundary = self.boundary.iter().map(|(_, hash)| *hash).collect();
-        let nulls = if self.null_cursor == NullCursor::Exclude {
+        let marks = std::mem::take(&mut self.boundary).into_iter().map(|(_, mark)| mark);
+        let (boundary, boundary_cells) = saved::encode(marks.collect());
+        let (nulls, nulls_cells) = if self.null_cursor == NullCursor::Exclude {
             // Should they be included again later, what was delivered is still known.
-            self.saved_nulls.clone()
+            std::mem::take(&mut self.saved_nulls)
         } else {
-            encode(std::mem::take(&mut self.nulls))
+            saved::encode(std::mem::take(&mut self.nulls))
         };
         let text = |place: &Position| position::to_text(&self.field, place);
         let saved = Saved {
@@ -285,8 +329,10 @@ impl InclusiveCursor {
             max: self.max.as_ref().map(text).transpose()?,
             from: floor.as_ref().map(text).transpose()?,
             columns: self.schema.fields().iter().map(|f| f.name().clone()).collect(),
-            boundary: encode(boundary),
+            boundary,
+            boundary_cells,
             nulls,
+            nulls_cells,
         };
         serde_json::to_value(saved)
             .map_err(|error| Error::internal("A cursor has no JSON form").caused_by(error))
@@ -334,11 +380,24 @@ impl InclusiveCursor {
         }
     }
 
+    fn forget_cells(&mut self) {
+        if std::mem::take(&mut self.keeps_cells) {
+            let boundary = self.boundary.iter_mut().map(|(_, mark)| mark);
+            boundary.chain(&mut self.nulls).for_each(|mark| mark.cells = Vec::new());
+        }
+    }
+
     /// Forgets rows that the maximum has left behind, now and then.
     fn prune(&mut self, floor: Option<&Position>) -> Result<()> {
-        if self.boundary.len() >= self.prune_at {
+        let columns = self.schema.fields().len();
+        let cells = |cursor: &Self| (cursor.boundary.len() + cursor.nulls.len()) * columns;
+        let too_many_cells = self.keeps_cells && cells(self) > CELLS_MAX;
+        if self.boundary.len() >= self.prune_at || too_many_cells {
             self.boundary.retain(|(place, _)| reaches(Some(place), floor));
             self.prune_at = (self.boundary.len() * 2).clamp(4096, HASHES_MAX.max(4096));
+        }
+        if too_many_cells && cells(self) > CELLS_MAX {
+            self.forget_cells();
         }
         if self.boundary.len() + self.nulls.len() <= HASHES_MAX {
             return Ok(());
@@ -374,57 +433,6 @@ fn take(counts: &mut Hashes, hash: u128) -> bool {
         counts.remove(&hash);
     }
     true
-}
-
-fn parse(saved: Option<&Cursor>, field: &str, table: &TableName) -> Result<Saved> {
-    let Some(Cursor(value)) = saved else {
-        return Ok(Saved {
-            v: 1,
-            field: field.to_owned(),
-            max: None,
-            from: None,
-            columns: Vec::new(),
-            boundary: String::new(),
-            nulls: String::new(),
-        });
-    };
-    let saved = Saved::deserialize(value).ok().filter(|saved| saved.v == 1).ok_or_else(|| {
-        Error::config("The saved cursor has a form that this version does not know")
-            .context("table", table)
-            .hint(reset_hint(table))
-    })?;
-    if saved.field != field {
-        return Err(Error::config("The saved cursor belongs to another cursor field")
-            .context("table", table)
-            .context("saved", &saved.field)
-            .context("configured", field)
-            .hint(format!("cursor: {}", saved.field)));
-    }
-    Ok(saved)
-}
-
-fn reset_hint(table: &TableName) -> String {
-    format!("highwater state reset --table {table}")
-}
-
-fn encode(mut hashes: Vec<u128>) -> String {
-    hashes.sort_unstable();
-    let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
-    STANDARD.encode(bytes)
-}
-
-fn decode(text: &str) -> Result<Hashes> {
-    let damaged = || Error::config("The saved cursor is damaged");
-    let bytes = STANDARD.decode(text).map_err(|_| damaged())?;
-    let (hashes, rest) = bytes.as_chunks::<16>();
-    if !rest.is_empty() {
-        return Err(damaged());
-    }
-    let mut counts = Hashes::with_capacity(hashes.len());
-    for hash in hashes {
-        *counts.entry(u128::from_le_bytes(*hash)).or_insert(0) += 1;
-    }
-    Ok(counts)
 }
 
 /// The raw integers of a time or timestamp column.

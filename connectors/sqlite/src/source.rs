@@ -112,11 +112,11 @@ impl Source for SqliteSource {
                 match described(connection, &name) {
                     Ok(Some((_, table))) => tables.push(table),
                     Ok(None) => {}
-                    Err(error) => {
-                        return Err(failed(error).context("table", &name).hint(format!(
-                            "skip_tables: [{name}]   # if it is a view over tables that are gone"
-                        )));
+                    // A view over tables that are gone stops nobody who did not ask for it.
+                    Err(error) if !only.iter().flatten().any(|asked| asked == &name) => {
+                        tracing::warn!(table = name, %error, "left out: it cannot be read");
                     }
+                    Err(error) => return Err(failed(error).context("table", &name)),
                 }
             }
             Ok(tables)

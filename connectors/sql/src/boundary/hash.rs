@@ -29,7 +29,7 @@ use arrow_array::{Array, ArrowPrimitiveType, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use highwater_core::text::TextColumn;
 use highwater_core::{Error, LogicalType, Result};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::ticks;
 
@@ -61,11 +61,7 @@ impl RowHasher {
         batch: &RecordBatch,
         rows: impl IntoIterator<Item = usize>,
     ) -> Result<Vec<u128>> {
-        let encoders = self
-            .columns
-            .iter()
-            .map(|(at, field)| encoder(field, batch.column(*at)))
-            .collect::<Result<Vec<_>>>()?;
+        let encoders = self.encoders(batch)?;
         let mut bytes = Vec::with_capacity(256);
         let hashes = rows.into_iter().map(|row| {
             bytes.clear();
@@ -75,6 +71,31 @@ impl RowHasher {
             xxh3_128(&bytes)
         });
         Ok(hashes.collect())
+    }
+
+    /// The hash (xxh3, 64 bits) of every single value of the rows asked for, in the order of the
+    /// columns.
+    ///
+    /// # Errors
+    /// As [`Self::hash`].
+    pub fn cells(
+        &self,
+        batch: &RecordBatch,
+        rows: impl IntoIterator<Item = usize>,
+    ) -> Result<Vec<Vec<u64>>> {
+        let encoders = self.encoders(batch)?;
+        let mut bytes = Vec::with_capacity(64);
+        let mut cell = |encode: &Encode<'_>, row| {
+            bytes.clear();
+            encode(row, &mut bytes);
+            xxh3_64(&bytes)
+        };
+        let rows = rows.into_iter();
+        Ok(rows.map(|row| encoders.iter().map(|encode| cell(encode, row)).collect()).collect())
+    }
+
+    fn encoders<'a>(&self, batch: &'a RecordBatch) -> Result<Vec<Encode<'a>>> {
+        self.columns.iter().map(|(at, field)| encoder(field, batch.column(*at))).collect()
     }
 }
 

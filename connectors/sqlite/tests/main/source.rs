@@ -90,6 +90,10 @@ async fn only_what_is_asked_for_is_discovered_in_order_of_name() {
     assert_eq!(names(source.discover(None).await.unwrap()), ["a", "a_history", "b", "v"]);
     let only = ["a*".to_owned(), "v".to_owned()];
     assert_eq!(names(source.discover(Some(&only)).await.unwrap()), ["a", "a_history", "v"]);
+    file.run("CREATE VIEW broken AS SELECT x FROM gone");
+    assert_eq!(names(source.discover(None).await.unwrap()), ["a", "a_history", "b", "v"]);
+    let error = source.discover(Some(&["broken".to_owned()])).await.unwrap_err();
+    assert_eq!((error.kind(), error.context_value("table")), (ErrorKind::Schema, Some("broken")));
 }
 
 #[tokio::test]
