@@ -24,6 +24,8 @@ pub(crate) struct Relation {
     pub has_row_versions: bool,
     /// Whether row security hides rows from this role.
     pub row_security: bool,
+    /// The primary key; without one, the unique index that stands in for it where key columns
+    /// may be NULL ([`highwater_sql::ddl::KEY_INDEX`]).
     pub primary_key: Vec<String>,
     pub columns: Vec<Column>,
 }
@@ -103,6 +105,14 @@ impl UserTypes {
         self.0.get(&oid)
     }
 
+    /// The type itself, or what a domain is over.
+    pub(crate) fn base(&self, oid: u32) -> u32 {
+        match self.get(oid).and_then(|user| user.domain_base) {
+            Some((base, _)) => self.base(base),
+            None => oid,
+        }
+    }
+
     /// The definitions of a type and of all that it needs, in the order of creation, as JSON;
     /// `None` when there is nothing to create.
     pub(crate) fn definition(&self, oid: u32) -> Option<String> {
@@ -148,7 +158,13 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, coalesce(am.amn
              FROM pg_catalog.pg_index i
              CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-             WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.position),
+             WHERE i.indexrelid = (
+               SELECT p.indexrelid FROM pg_catalog.pg_index p
+               JOIN pg_catalog.pg_class pc ON pc.oid = p.indexrelid
+               WHERE p.indrelid = c.oid
+                 AND (p.indisprimary OR p.indisunique AND pc.relname ~ '_highwater_key$')
+               ORDER BY p.indisprimary DESC, p.indexrelid LIMIT 1)
+             ORDER BY k.position),
        EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h
                JOIN pg_catalog.pg_class l ON l.oid = h.inhrelid
                WHERE h.inhparent = c.oid AND l.relkind = 'f')

@@ -101,7 +101,7 @@ impl Decoder {
             Wire::Int8 => Self::Int8(Int64Builder::new()),
             Wire::Float4 => Self::Float4(Float32Builder::new()),
             Wire::Float8 => Self::Float8(Float64Builder::new()),
-            Wire::Text | Wire::Cast | Wire::Json | Wire::Numeric => {
+            Wire::Text | Wire::Cast | Wire::Inet | Wire::Json | Wire::Numeric => {
                 Self::Text(StringBuilder::new())
             }
             Wire::Jsonb => Self::Jsonb(StringBuilder::new()),

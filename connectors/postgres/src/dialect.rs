@@ -128,17 +128,21 @@ fn is_string(declared: &str) -> bool {
 /// Whether a user's type has its text as its binary form: an enum its label, a domain what its base
 /// type has.
 fn has_text_form(field: &Field) -> bool {
-    let definition = field.metadata().get(DEFINITION);
-    match definition.map(|text| serde_json::from_str::<Definition>(text)) {
-        Some(Ok(Definition::Enum { .. })) => true,
-        Some(Ok(Definition::Domain { base, .. })) => is_string(&base),
+    let Some(text) = field.metadata().get(DEFINITION) else { return false };
+    let definitions: Vec<Definition> = serde_json::from_str(text).unwrap_or_default();
+    // What the type needs comes first, the type itself last; an array has no definition.
+    match definitions.last() {
+        Some(Definition::Enum { name, .. }) => declared(field) == Some(name),
+        Some(Definition::Domain { name, base, .. }) => {
+            declared(field) == Some(name) && is_string(base)
+        }
         _ => false,
     }
 }
 
 /// A name of a type and nothing else: declared types come from outside (a Parquet file carries
 /// them too) and end up in statements.
-fn is_type_name(text: &str) -> bool {
+pub(crate) fn is_type_name(text: &str) -> bool {
     let (mut depth, mut quoted) = (0_i32, false);
     for character in text.chars() {
         match character {
@@ -247,7 +251,7 @@ mod tests {
         let label = with_metadata(
             declared_field("mood"),
             DEFINITION,
-            r#"{"kind":"enum","name":"mood","labels":["ok"]}"#,
+            r#"[{"kind":"enum","name":"mood","labels":["ok"]}]"#,
         );
         assert!(!is_cast(&label));
         assert!(!is_cast(&extension_field("n", DataType::Utf8, NUMERIC)));

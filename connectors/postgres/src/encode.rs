@@ -19,12 +19,15 @@ use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, Field, IntervalUnit, TimeUnit};
 use bytes::{BufMut, BytesMut};
 use highwater_core::text::TextColumn;
+use highwater_core::types::{DECLARED, DEFINITION, with_metadata};
 use highwater_core::{Error, LogicalType, Result};
 use tokio_postgres::types::Type;
 
 use crate::decode::{EPOCH_DAYS, EPOCH_MICROS};
 use crate::dialect;
 use crate::numeric;
+use crate::stored;
+use crate::types::SYSTEM;
 
 /// What a binary COPY begins with: signature, flags, length of the extension.
 pub(crate) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -296,11 +299,7 @@ fn values(field: &Field, array: &ArrayRef) -> Result<Values> {
         L::Time(_) => {
             Values::Time(cast(&DataType::Time64(TimeUnit::Microsecond))?.as_primitive().clone())
         }
-        L::Timestamp { utc, .. } => {
-            let zone = utc.then(|| Arc::from("UTC"));
-            let to = DataType::Timestamp(TimeUnit::Microsecond, zone);
-            Values::Timestamp(cast(&to)?.as_primitive().clone())
-        }
+        L::Timestamp { unit, .. } => Values::Timestamp(micros(field, array, unit)?),
         L::Duration(_) => Values::Elapsed(
             cast(&DataType::Duration(TimeUnit::Microsecond))?.as_primitive().clone(),
         ),
@@ -323,14 +322,23 @@ fn decimal(field: &Field, array: &ArrayRef, precision: u8, scale: i8) -> Result<
 }
 
 fn list(field: &Field, array: &ArrayRef, item: &Field) -> Result<Values> {
-    let Some(item_type) = array_item_type(item)? else {
+    let Some(natural) = array_item_type(item)? else {
         return Ok(Values::Jsonb(as_text(field, array, |c, row, out| c.write_json(row, out))?));
     };
     let lists = cast_exactly(array, &DataType::List(Arc::new(item.clone())))?;
+    // The server takes no other element type than the declared one.
+    let definition = field.metadata().get(DEFINITION).map(String::as_str);
+    let element = dialect::declared(field).and_then(|d| stored::array_element(d, definition));
+    let (item, item_type) = match element {
+        Some((name, declared)) => {
+            (with_metadata(item.clone(), DECLARED, format!("{SYSTEM}:{name}")), declared)
+        }
+        None => (item.clone(), natural),
+    };
     let lists = lists.as_list::<i32>();
     Ok(Values::List {
         offsets: lists.offsets().clone(),
-        items: Box::new(Column::new(item, lists.values())?),
+        items: Box::new(Column::new(&item, lists.values())?),
         item_type,
     })
 }
@@ -360,6 +368,34 @@ fn array_item_type(item: &Field) -> Result<Option<Type>> {
         L::Duration(_) | L::Interval => Type::INTERVAL,
         L::List(_) | L::Nested | L::Null => return Ok(None),
     }))
+}
+
+/// Timestamps in microseconds. The ends of the range, which mean the infinities, stay its ends.
+fn micros(
+    field: &Field,
+    array: &ArrayRef,
+    unit: TimeUnit,
+) -> Result<PrimitiveArray<TimestampMicrosecondType>> {
+    let factor = match unit {
+        TimeUnit::Second => 1_000_000,
+        TimeUnit::Millisecond => 1000,
+        TimeUnit::Microsecond | TimeUnit::Nanosecond => 1,
+    };
+    let ticks = cast_exactly(array, &DataType::Int64)?;
+    let ticks = ticks.as_primitive::<Int64Type>();
+    if factor == 1 {
+        return Ok(ticks.reinterpret_cast());
+    }
+    let scaled: PrimitiveArray<Int64Type> = ticks
+        .try_unary(|ticks| match ticks {
+            i64::MAX | i64::MIN => Ok(ticks),
+            finite => finite.checked_mul(factor).ok_or(()),
+        })
+        .map_err(|()| {
+            Error::data("A timestamp is beyond what PostgreSQL can hold")
+                .context("column", field.name())
+        })?;
+    Ok(scaled.reinterpret_cast())
 }
 
 /// A cast that fails rather than changing a value.

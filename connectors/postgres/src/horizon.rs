@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use crate::catalog::{get, rows};
+use crate::decode::{EPOCH_DAYS, EPOCH_MICROS};
+use crate::session::quote;
 
 /// Covers the time between taking a transaction's start and publishing it, and small steps of the
 /// clock.
@@ -36,6 +38,8 @@ const SLACK_MICROS: i64 = 5_000_000;
 const ZONE_MICROS: i64 = 16 * 3_600_000_000;
 /// Transaction ids are compared modulo 2^32; this is as far as that can be trusted.
 const XIDS_MAX: u64 = (1 << 31) - 10_000_000;
+/// The year 1: an earlier bound has another notation, and leaves nothing out anyway.
+const EARLIEST: i64 = -62_135_596_800_000_000;
 
 /// What the probe found, before the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +142,10 @@ pub(crate) struct SavedVersions {
     system: Option<String>,
     /// The table: a table of the same name made later is another one.
     table: u32,
+    /// The column that `greatest` is of.
+    cursor_field: String,
+    /// The greatest cursor delivered, as microseconds of its own clock.
+    greatest: Option<Instant>,
     pub lower_bound: Option<Instant>,
     pub snapshot_xmin: u64,
     pub snapshot_xmax: u64,
@@ -193,6 +201,8 @@ pub(crate) struct VersionRead {
     saved: Option<SavedVersions>,
     snapshot: Snapshot,
     lower_bound: Option<Instant>,
+    cursor_field: String,
+    greatest: Option<Instant>,
     clock_went_back: bool,
     prepared: BTreeMap<String, Option<Instant>>,
     system: Option<String>,
@@ -208,6 +218,7 @@ pub(crate) struct VersionRead {
 pub(crate) struct TableNow {
     pub oid: u32,
     pub partitions: Vec<u32>,
+    pub cursor_field: String,
     /// Whether the start of every transaction that may still write is known and cursors follow it.
     pub clock: Clock,
 }
@@ -260,6 +271,11 @@ impl VersionRead {
             table: name.clone(),
             snapshot,
             lower_bound,
+            greatest: saved
+                .as_ref()
+                .filter(|saved| saved.cursor_field == now.cursor_field)
+                .and_then(|saved| saved.greatest),
+            cursor_field: now.cursor_field,
             // Whatever was written since may carry an earlier time than the bound.
             clock_went_back: held.is_some_and(|held| probe.now < held),
             prepared,
@@ -310,24 +326,49 @@ impl VersionRead {
         ))
     }
 
-    /// The condition on the cursor column, where there is a lower bound.
+    /// The condition on the cursor column, where there is a lower bound: not before it, nor before
+    /// the greatest cursor delivered, whichever is earlier. So rows are also found whose cursor
+    /// lags behind the clock, and a cursor from the future hides nothing.
     pub(crate) fn cursor_condition(
         &self,
         column: &str,
         clock: Clock,
         lookback: u64,
     ) -> Option<String> {
-        let bound = self.saved.as_ref()?.lower_bound.filter(|_| !self.clock_went_back)?;
-        let lookback = i64::try_from(lookback).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-        let bound = bound.0.saturating_sub(lookback);
-        let zoned = Instant(bound.saturating_sub(ZONE_MICROS)).to_rfc3339();
-        let literal = match clock {
-            Clock::Instant => format!("'{}'::pg_catalog.timestamptz", Instant(bound).to_rfc3339()),
-            Clock::Local => format!("'{zoned}'::pg_catalog.timestamp"),
-            Clock::Day => format!("'{zoned}'::pg_catalog.timestamp::pg_catalog.date"),
+        let saved = self.saved.as_ref().filter(|saved| saved.cursor_field == self.cursor_field)?;
+        let bound = saved.lower_bound.filter(|_| !self.clock_went_back)?.0;
+        let (bound, cast) = match clock {
+            Clock::Instant => (bound, "pg_catalog.timestamptz"),
+            Clock::Local => (bound.saturating_sub(ZONE_MICROS), "pg_catalog.timestamp"),
+            Clock::Day => {
+                (bound.saturating_sub(ZONE_MICROS), "pg_catalog.timestamp::pg_catalog.date")
+            }
             Clock::None => return None,
         };
-        Some(format!("({column} >= {literal} OR {column} IS NULL)"))
+        let lookback = i64::try_from(lookback).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let from = Instant(bound.min(saved.greatest?.0).saturating_sub(lookback));
+        if from.0 < EARLIEST {
+            return None;
+        }
+        let (column, from) = (quote(column), from.to_rfc3339());
+        Some(format!("({column} >= '{from}'::{cast} OR {column} IS NULL)"))
+    }
+
+    /// Takes the cursor of a row, in its binary form: a timestamp or a date.
+    #[inline]
+    pub(crate) fn reach(&mut self, cursor: &[u8]) {
+        let micros = if let Ok(micros) = <[u8; 8]>::try_from(cursor) {
+            i64::from_be_bytes(micros).checked_add(EPOCH_MICROS)
+        } else if let Ok(days) = <[u8; 4]>::try_from(cursor) {
+            const DAY_MICROS: i64 = 86_400_000_000;
+            (i64::from(i32::from_be_bytes(days)) + i64::from(EPOCH_DAYS)).checked_mul(DAY_MICROS)
+        } else {
+            None
+        };
+        // What does not fit is `infinity`, or so late that the clock's bound is the earlier one.
+        if let Some(micros) = micros.map(Instant) {
+            self.greatest = Some(self.greatest.map_or(micros, |greatest| greatest.max(micros)));
+        }
     }
 
     /// Takes a row version by the transaction that made it; says whether it has to be sent.
@@ -350,6 +391,8 @@ impl VersionRead {
             kind: KIND.to_owned(),
             system: self.system.or_else(|| self.saved.and_then(|saved| saved.system)),
             table: self.oid,
+            cursor_field: self.cursor_field,
+            greatest: self.greatest,
             lower_bound: self.lower_bound,
             snapshot_xmin: self.snapshot.xmin,
             snapshot_xmax: self.snapshot.xmax,
@@ -434,139 +477,4 @@ fn parse_ranges(text: &str) -> Option<BTreeSet<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use highwater_core::ErrorKind;
-
-    fn probe() -> Probe {
-        Probe {
-            horizon: Instant(1_000_000_000),
-            oldest_transaction: None,
-            now: Instant(1_005_000_000),
-            sessions_hidden: false,
-            standby: false,
-            prepared: vec![],
-            system: Some("77".into()),
-        }
-    }
-
-    fn now(clock: Clock) -> TableNow {
-        TableNow { oid: 5, partitions: vec![], clock }
-    }
-
-    fn read(
-        saved: Option<&SavedVersions>,
-        probe: &Probe,
-        snapshot: Snapshot,
-    ) -> Result<VersionRead> {
-        VersionRead::new(&TableName::new("t"), saved.cloned(), probe, snapshot, now(Clock::Instant))
-    }
-
-    fn saved(read: VersionRead) -> SavedVersions {
-        SavedVersions::parse(&Cursor(read.finish().unwrap()), &TableName::new("t")).unwrap()
-    }
-
-    #[test]
-    fn a_transaction_is_sent_once_as_a_whole() {
-        let mut first = read(None, &probe(), Snapshot { xmin: 100, xmax: 110 }).unwrap();
-        for xid in [2, 90, 100, 104, 105, 104] {
-            assert!(first.admit(xid, false));
-        }
-        let first = saved(first);
-        assert_eq!(first.delivered, "100,104-105");
-        let mut second = read(Some(&first), &probe(), Snapshot { xmin: 104, xmax: 120 }).unwrap();
-        let sent: Vec<u32> =
-            [100, 101, 104, 105, 112].into_iter().filter(|x| second.admit(*x, false)).collect();
-        assert_eq!(sent, [101, 112]);
-        assert!(second.admit(104, true), "everything in a new partition is new");
-        assert_eq!(saved(second).delivered, "104-105,112");
-    }
-
-    #[test]
-    fn ids_are_compared_beyond_the_32_bit_limit() {
-        let xmin = (1 << 32) - 2;
-        let snapshot = Snapshot { xmin, xmax: xmin + 100 };
-        assert_eq!(snapshot.recent(u32::MAX), Some(xmin + 1));
-        assert_eq!(snapshot.recent(5), Some((1 << 32) + 5));
-        assert_eq!(snapshot.recent(u32::MAX - 2), None);
-        assert_eq!(snapshot.recent(2), None);
-        let mut first = read(None, &probe(), snapshot).unwrap();
-        first.admit(5, false);
-        let first = saved(first);
-        let far = Snapshot { xmin: xmin + XIDS_MAX - 1, xmax: xmin + XIDS_MAX };
-        let second = read(Some(&first), &probe(), far).unwrap();
-        assert!(second.is_wrapped());
-        assert_eq!(
-            second.version_condition().unwrap(),
-            "pg_catalog.age(xmin) <= pg_catalog.age('4294967294'::pg_catalog.xid)"
-        );
-    }
-
-    #[test]
-    fn the_bound_is_the_clocks_and_stays_where_sessions_are_hidden() {
-        let snapshot = Snapshot { xmin: 100, xmax: 100 };
-        let first = saved(read(None, &probe(), snapshot).unwrap());
-        assert_eq!(first.lower_bound, Some(Instant(1_000_000_000)));
-        let second = read(Some(&first), &probe(), snapshot).unwrap();
-        assert_eq!(
-            second.cursor_condition("c", Clock::Instant, 60).unwrap(),
-            "(c >= '1970-01-01T00:15:40.000000Z'::pg_catalog.timestamptz OR c IS NULL)"
-        );
-        assert!(second.cursor_condition("c", Clock::Day, 0).unwrap().contains("1969-12-31T08:16"));
-        let back = Probe { now: Instant(999_999_999), ..probe() };
-        let third = read(Some(&first), &back, snapshot).unwrap();
-        assert_eq!(third.cursor_condition("c", Clock::Instant, 0), None, "the clock went back");
-        let hidden = Probe { sessions_hidden: true, horizon: Instant(i64::MAX), ..probe() };
-        assert_eq!(
-            saved(read(Some(&first), &hidden, snapshot).unwrap()).lower_bound,
-            first.lower_bound
-        );
-        assert_eq!(saved(read(None, &hidden, snapshot).unwrap()).lower_bound, None);
-    }
-
-    #[test]
-    fn a_prepared_transaction_holds_the_bound_of_the_sync_that_first_met_it() {
-        let snapshot = Snapshot { xmin: 100, xmax: 100 };
-        let first = saved(read(None, &probe(), snapshot).unwrap());
-        let met = Probe { prepared: vec!["99".into()], horizon: Instant(2_000_000_000), ..probe() };
-        let second = saved(read(Some(&first), &met, snapshot).unwrap());
-        assert_eq!(second.lower_bound, first.lower_bound);
-        let later = Probe { horizon: Instant(3_000_000_000), ..met.clone() };
-        assert_eq!(
-            saved(read(Some(&second), &later, snapshot).unwrap()).lower_bound,
-            first.lower_bound
-        );
-        let gone = Probe { prepared: vec![], ..later };
-        assert_eq!(
-            saved(read(Some(&second), &gone, snapshot).unwrap()).lower_bound,
-            Some(gone.horizon)
-        );
-        assert_eq!(saved(read(None, &met, snapshot).unwrap()).lower_bound, None);
-    }
-
-    #[test]
-    fn another_server_table_or_past_is_refused() {
-        let snapshot = Snapshot { xmin: 100, xmax: 110 };
-        let first = saved(read(None, &probe(), snapshot).unwrap());
-        let kind =
-            |probe: Probe, snapshot| read(Some(&first), &probe, snapshot).err().map(|e| e.kind());
-        assert_eq!(kind(probe(), snapshot), None);
-        let other = Probe { system: Some("78".into()), ..probe() };
-        assert_eq!(kind(other, snapshot), Some(ErrorKind::Schema));
-        let past = Snapshot { xmin: 90, xmax: 109 };
-        assert_eq!(kind(probe(), past), Some(ErrorKind::Schema));
-        assert_eq!(kind(Probe { standby: true, ..probe() }, past), Some(ErrorKind::Transient));
-        let table = TableNow { oid: 6, ..now(Clock::Instant) };
-        let again =
-            VersionRead::new(&TableName::new("t"), Some(first.clone()), &probe(), snapshot, table);
-        assert_eq!(again.err().map(|e| e.kind()), Some(ErrorKind::Schema));
-    }
-
-    #[test]
-    fn damaged_ranges_are_refused() {
-        for text in ["x", "5-", "9-3", "1-99999999999"] {
-            assert!(parse_ranges(text).is_none(), "{text}");
-        }
-        assert_eq!(parse_ranges("").unwrap(), BTreeSet::new());
-    }
-}
+mod tests;

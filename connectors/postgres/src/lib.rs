@@ -1,28 +1,40 @@
 //! PostgreSQL as a source and as a destination: binary COPY both ways.
 //!
 //! Start at [`PostgresConnector`]. Reading: `source` decides what is read, `horizon` what is new,
-//! `read` runs the COPY, `tuples` and `decode` turn its bytes into Arrow. `types` and `catalog`
-//! say what a table is. `conninfo`, `passfile`, `tls` and `session` are about the connection.
+//! `read` runs the COPY, `tuples` and `decode` turn its bytes into Arrow. Writing: `destination`
+//! answers the engine, `writer` takes rows and commits them, `load` and `encode` send them,
+//! `changes` alters tables, `replace` and `keys` make new ones, `store` keeps the state. `types`,
+//! `stored` and `catalog` say what a table is. `conninfo`, `passfile`, `tls` and `session` are
+//! about the connection.
 
 mod catalog;
+mod changes;
 mod config;
 mod conninfo;
 mod decode;
+mod destination;
 mod dialect;
 mod encode;
 mod horizon;
+mod keys;
+mod load;
 mod numeric;
+mod outcome;
 mod passfile;
 mod read;
+mod replace;
 mod session;
 mod source;
 mod store;
+mod stored;
+mod target;
 mod tls;
 mod tuples;
 mod types;
+mod writer;
 
 use async_trait::async_trait;
-use highwater_core::{Connector, Result, Role, Source};
+use highwater_core::{Connector, Destination, Error, Result, Role, Source};
 use serde_json::Value;
 
 pub use config::{DestinationSpec, PgxLogLevel, SourceSpec};
@@ -57,5 +69,17 @@ impl Connector for PostgresConnector {
         let spec: SourceSpec = config::parse(spec)?;
         let target = config::target(spec.connection_string.as_ref())?;
         Ok(Box::new(source::PostgresSource::new(target, spec.all_schemas())))
+    }
+
+    async fn destination(&self, spec: Value) -> Result<Box<dyn Destination>> {
+        let spec: DestinationSpec = config::parse(spec)?;
+        if spec.pgvector_config.is_some() {
+            return Err(Error::unsupported(
+                "`pgvector_config` is not supported: no embeddings are made",
+            )
+            .context("key", "pgvector_config"));
+        }
+        let target = config::target(spec.connection_string.as_ref())?;
+        Ok(Box::new(destination::PostgresDestination::new(target, spec.schema)))
     }
 }

@@ -81,16 +81,27 @@ pub(crate) fn copy_statement(
     )
 }
 
+/// Where the hidden fields are, counted from the first one, which is `xmin`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct VersionFields {
+    /// Whether the row is in a partition that was not there at the last read.
+    pub in_new_partition: Option<usize>,
+    /// Whether the cursor is NULL.
+    pub is_null: Option<usize>,
+    /// The cursor itself, where a clock writes it.
+    pub cursor: Option<usize>,
+}
+
 /// What decides whether a row is sent.
 pub(crate) enum Filter {
     /// Every row.
     All,
-    /// New row versions. The tuple ends with `xmin`, and with "in a new partition" and "the
-    /// cursor is NULL" where these are asked for.
+    /// New row versions. After the columns the tuple has `xmin` and what `fields` names.
     Versions {
         read: Box<VersionRead>,
-        has_partition_flag: bool,
+        fields: VersionFields,
         null_cursor: NullCursor,
+        cursor_field: String,
         nulls_left_out: u64,
     },
     /// Rows that were not delivered, by their content.
@@ -101,25 +112,30 @@ impl Filter {
     /// Whether a tuple is sent, judged by the fields after the columns.
     #[inline]
     fn admits(&mut self, tuple: &Tuple<'_>, columns: usize) -> Result<bool> {
-        let Self::Versions { read, has_partition_flag, null_cursor, nulls_left_out } = self else {
+        let Self::Versions { read, fields, null_cursor, cursor_field, nulls_left_out } = self
+        else {
             return Ok(true);
         };
         let xid = match tuple.get(columns) {
             Some(&[a, b, c, d]) => u32::from_be_bytes([a, b, c, d]),
             _ => return Err(Error::internal("A row version has no transaction id")),
         };
-        let flag = |field: usize| tuple.get(field) == Some(&[1]);
-        let in_new_partition = *has_partition_flag && flag(columns + 1);
-        if !read.admit(xid, in_new_partition) {
+        let flag = |field: Option<usize>| {
+            field.is_some_and(|field| tuple.get(columns + field) == Some(&[1]))
+        };
+        if let Some(cursor) = fields.cursor.and_then(|field| tuple.get(columns + field)) {
+            read.reach(cursor);
+        }
+        if !read.admit(xid, flag(fields.in_new_partition)) {
             return Ok(false);
         }
-        if *null_cursor == NullCursor::Include
-            || !flag(columns + 1 + usize::from(*has_partition_flag))
-        {
+        if !flag(fields.is_null) {
             return Ok(true);
         }
         if *null_cursor == NullCursor::Fail {
-            return Err(Error::data("A row has no cursor value").hint("null_cursor: include"));
+            return Err(Error::data("A row has no cursor value")
+                .context("column", &*cursor_field)
+                .hint("null_cursor: include"));
         }
         *nulls_left_out += 1;
         Ok(false)

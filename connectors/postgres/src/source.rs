@@ -16,7 +16,7 @@ use tokio_postgres::types::Type;
 use crate::catalog::{self, Relation, RelationKind, Selection, UserTypes, get};
 use crate::conninfo::Target;
 use crate::horizon::{self, Clock, Probe, SavedVersions, TableNow, VersionRead};
-use crate::read::{self, Filter};
+use crate::read::{self, Filter, VersionFields};
 use crate::session::{Session, literal, quote};
 use crate::types::{Wire, wire};
 
@@ -77,7 +77,12 @@ impl PostgresSource {
         let (hidden, condition, mut filter) = if relation.has_row_versions {
             let saved = saved.map(|saved| SavedVersions::parse(saved, table.name())).transpose()?;
             let partitions = children(&session, &relation).await?;
-            let now = TableNow { oid: relation.oid, partitions, clock: cursor.clock };
+            let now = TableNow {
+                oid: relation.oid,
+                partitions,
+                cursor_field: cursor.name.clone(),
+                clock: cursor.clock,
+            };
             let read = VersionRead::new(table.name(), saved, &probe, snapshot, now)?;
             versions(table, &cursor, read)?
         } else {
@@ -146,7 +151,7 @@ impl CursorColumn {
         })?;
         let wire = wire(column, types);
         let field = crate::types::field(column, types);
-        if wire == Wire::Cast || !LogicalType::of(&field)?.has_order() {
+        if matches!(wire, Wire::Cast | Wire::Inet) || !LogicalType::of(&field)?.has_order() {
             return Err(Error::config("The cursor field has a type without an order")
                 .context("table", table.name())
                 .context("column", name)
@@ -186,14 +191,16 @@ fn versions(table: &TablePlan, cursor: &CursorColumn, read: VersionRead) -> Resu
     } else {
         conditions.extend(read.version_condition());
     }
-    conditions.extend(read.cursor_condition(&column, cursor.clock, table.lookback));
+    conditions.extend(read.cursor_condition(&cursor.name, cursor.clock, table.lookback));
     let list = |oids: &[u32]| {
         let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
         format!("tableoid = ANY ('{{{}}}'::pg_catalog.oid[])", oids.join(","))
     };
     let fresh = read.new_partitions();
     let mut hidden = vec!["xmin".to_owned()];
+    let mut fields = VersionFields::default();
     if !fresh.is_empty() {
+        fields.in_new_partition = Some(hidden.len());
         hidden.push(list(&fresh));
         conditions = vec![format!("({} OR {})", all(&conditions), list(&fresh))];
     }
@@ -203,13 +210,19 @@ fn versions(table: &TablePlan, cursor: &CursorColumn, read: VersionRead) -> Resu
         conditions.push(list(&known));
     }
     if table.null_cursor != NullCursor::Include {
+        fields.is_null = Some(hidden.len());
         hidden.push(format!("({column} IS NULL)"));
+    }
+    if cursor.clock != Clock::None {
+        fields.cursor = Some(hidden.len());
+        hidden.push(column);
     }
     let condition = (!conditions.is_empty()).then(|| all(&conditions));
     let filter = Filter::Versions {
         read: Box::new(read),
-        has_partition_flag: !fresh.is_empty(),
+        fields,
         null_cursor: table.null_cursor,
+        cursor_field: cursor.name.clone(),
         nulls_left_out: 0,
     };
     Ok((hidden, condition, filter))
@@ -398,7 +411,7 @@ fn horizon_notes(
     }
     if lookback == 0 {
         notes.push(format!(
-            "Rows are found if `{name}` is not before the start of the transaction that writes them (now(), a trigger); if an application sets it from its own clock, give `lookback`"
+            "A row is found if its `{name}` is not before the greatest one delivered, or not before the start of the transaction that writes it (now(), a trigger); if it may be, give `lookback`"
         ));
     }
     notes

@@ -120,7 +120,7 @@ impl PostgresStore {
         let pattern = format!("{}%", writer_name_prefix(sync));
         let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                    WHERE application_name LIKE $1 AND pid <> pg_backend_pid() \
-                   AND usename = current_user";
+                   AND datname = current_database() AND usename = current_user";
         transaction.rows(sql, &[&pattern]).await?;
         transaction.commit().await
     }

@@ -28,6 +28,8 @@ pub(crate) enum Wire {
     Text,
     /// The server's text of any other type.
     Cast,
+    /// `inet`: its cast to text adds `/32`, which its output does not have.
+    Inet,
     Json,
     /// As `json` after a version byte.
     Jsonb,
@@ -50,7 +52,7 @@ pub(crate) enum Wire {
 
 impl Wire {
     /// The wire form of a type with its modifier, `None` where Arrow cannot hold its values.
-    fn of(oid: u32, modifier: i32, types: &UserTypes) -> Option<Self> {
+    pub(crate) fn of(oid: u32, modifier: i32, types: &UserTypes) -> Option<Self> {
         if let Some(user) = types.get(oid) {
             // A domain is its base type; anything else that a user defined is text.
             return match user.domain_base {
@@ -95,7 +97,7 @@ impl Wire {
             Self::Int8 => (DataType::Int64, None),
             Self::Float4 => (DataType::Float32, None),
             Self::Float8 => (DataType::Float64, None),
-            Self::Text | Self::Cast => (DataType::Utf8, None),
+            Self::Text | Self::Cast | Self::Inet => (DataType::Utf8, None),
             Self::Json | Self::Jsonb => (DataType::Utf8, Some(JSON)),
             Self::Numeric => (DataType::Utf8, Some(NUMERIC)),
             Self::Bytea => (DataType::Binary, None),
@@ -127,6 +129,7 @@ impl Wire {
     pub(crate) fn select(&self, quoted: &str) -> String {
         match self {
             Self::Cast | Self::Numeric => format!("{quoted}::pg_catalog.text"),
+            Self::Inet => format!("pg_catalog.textin(pg_catalog.inet_out({quoted}))"),
             Self::List(item) if matches!(**item, Self::Numeric) => {
                 format!("{quoted}::pg_catalog.text[]")
             }
@@ -161,6 +164,7 @@ pub(crate) fn wire(column: &Column, types: &UserTypes) -> Wire {
     match Wire::of(column.type_oid, column.type_modifier, types) {
         Some(Wire::List(_)) if column.dimensions > 1 => Wire::Cast,
         Some(wire) => wire,
+        None if types.base(column.type_oid) == Type::INET.oid() => Wire::Inet,
         None => Wire::Cast,
     }
 }

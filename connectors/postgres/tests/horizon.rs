@@ -124,6 +124,15 @@ async fn a_row_from_the_future_hides_nothing() {
 }
 
 #[tokio::test]
+async fn a_cursor_that_lags_behind_the_clock_is_followed() {
+    let (database, mut reader) = events("(1, '2020-01-01'), (2, '2020-01-02')").await;
+    assert_eq!(reader.sync().await, ["1", "2"]);
+    database.execute("INSERT INTO events VALUES (3, '2020-01-02'), (4, '2020-01-03')");
+    assert_eq!(reader.sync().await, ["3", "4"]);
+    assert_eq!(reader.sync().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn null_cursors_are_read_once_left_out_or_refused() {
     let (database, mut reader) = events("(1, now()), (2, NULL)").await;
     assert_eq!(reader.sync().await, ["1", "2"]);

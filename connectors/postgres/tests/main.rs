@@ -1,5 +1,9 @@
 //! PostgreSQL against a real server.
 
+// This crate is test code: a broken expectation ends the test that made it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod horizon;
 mod server;
 mod source;
+mod suites;

@@ -1,0 +1,326 @@
+//! Schema changes at the destination, inside the transaction of the rows that need them: types
+//! that users defined, tables, columns. Everything here changes nothing when it is repeated.
+
+use highwater_core::types::DEFINITION;
+use highwater_core::{Error, Result, SchemaChange, TableName, TablePlan, WriteMode};
+use highwater_sql::{Dialect, ddl, derived};
+use tokio_postgres::types::Type;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::catalog::{self, Definition, Relation, Selection, get};
+use crate::dialect::{PostgresDialect, declared, is_type_name};
+use crate::session::{Session, literal, quote};
+
+/// The relation of that name, where it exists. A name without a namespace is in the first schema
+/// of the search path.
+pub(crate) async fn find(session: &Session, name: &TableName) -> Result<Option<Relation>> {
+    let name = with_schema(session, name).await?;
+    let (mut relations, _) =
+        catalog::relations(session, Selection::Names(std::slice::from_ref(&name))).await?;
+    Ok(relations.pop())
+}
+
+/// The name with the schema that tables are created in.
+///
+/// # Errors
+/// `Config` when no schema of the search path exists.
+pub(crate) async fn with_schema(session: &Session, name: &TableName) -> Result<TableName> {
+    if name.namespace.is_some() {
+        return Ok(name.clone());
+    }
+    let rows = catalog::rows(session, "SELECT pg_catalog.current_schema()::text", &[]).await?;
+    let schema = rows.first().map(|row| get::<Option<String>>(row, 0)).transpose()?.flatten();
+    let schema = schema.ok_or_else(|| {
+        Error::config("No schema of the search path exists")
+            .context("table", name)
+            .hint("create the schema, or set `schema: NAME`, which creates it")
+    })?;
+    Ok(TableName::in_namespace(schema, &name.name))
+}
+
+/// A lock for the changes of one table: number of an advisory lock.
+fn lock_key(name: &TableName) -> i64 {
+    xxh3_64(format!("highwater table {name}").as_bytes()).cast_signed()
+}
+
+/// Takes the right to change a table until the transaction ends; `false` when another writer has
+/// it.
+pub(crate) async fn try_lock(session: &Session, name: &TableName) -> Result<bool> {
+    let statement = format!("SELECT pg_catalog.pg_try_advisory_xact_lock({})", lock_key(name));
+    let rows = catalog::rows(session, &statement, &[]).await?;
+    rows.first().map_or(Ok(false), |row| get(row, 0))
+}
+
+/// Waits for the right to change a table, as long as another writer loads it.
+pub(crate) async fn lock(session: &Session, name: &TableName) -> Result<()> {
+    let statements = format!(
+        "SET LOCAL lock_timeout = 0; SELECT pg_catalog.pg_advisory_xact_lock({}); \
+         SET LOCAL lock_timeout = '60s'",
+        lock_key(name)
+    );
+    session.run("wait for another writer of the table", &statements).await
+}
+
+/// Makes the planned changes that are not made yet; returns what it ran.
+///
+/// # Errors
+/// `Unsupported` when a column cannot be stored; else as the server's.
+pub(crate) async fn apply(session: &Session, plan: &TablePlan) -> Result<Vec<String>> {
+    let mut ran = Vec::new();
+    if plan.changes.is_empty() {
+        return Ok(ran);
+    }
+    let there = find(session, &plan.target.name).await?;
+    create_types(session, plan, &mut ran).await?;
+    for change in &plan.changes {
+        let statements =
+            if is_made(change, there.as_ref())? { Vec::new() } else { statements(plan, change)? };
+        for statement in statements {
+            run(session, plan, &statement).await?;
+            ran.push(statement);
+        }
+    }
+    Ok(ran)
+}
+
+/// Makes the table of the plan without its key, and the schema and types that it needs.
+///
+/// # Errors
+/// As [`apply`].
+pub(crate) async fn create_without_key(
+    session: &Session,
+    plan: &TablePlan,
+    name: &TableName,
+) -> Result<()> {
+    if let Some(schema) = &name.namespace {
+        run(session, plan, &create_schema(schema)).await?;
+    }
+    create_types(session, plan, &mut Vec::new()).await?;
+    let mut table = (*plan.target).clone();
+    table.name = name.clone();
+    let statement = ddl::create_table_without_key(&PostgresDialect, &table, None)?;
+    run(session, plan, &statement).await
+}
+
+/// The statements of a change, for people and for [`apply`].
+///
+/// # Errors
+/// `Unsupported` when a column cannot be stored.
+pub(crate) fn statements(plan: &TablePlan, change: &SchemaChange) -> Result<Vec<String>> {
+    let mut statements = Vec::new();
+    if let (SchemaChange::CreateTable, Some(schema)) = (change, &plan.target.name.namespace) {
+        statements.push(create_schema(schema));
+    }
+    statements.extend(ddl::change(&PostgresDialect, plan, change, None)?);
+    Ok(statements)
+}
+
+async fn run(session: &Session, plan: &TablePlan, statement: &str) -> Result<()> {
+    session
+        .run("change the table", statement)
+        .await
+        .map_err(|error| error.context("table", &plan.target.name))
+}
+
+fn create_schema(schema: &str) -> String {
+    format!("CREATE SCHEMA IF NOT EXISTS {}", quote(schema))
+}
+
+/// Whether another writer of this run, or an earlier run, has made the change.
+fn is_made(change: &SchemaChange, there: Option<&Relation>) -> Result<bool> {
+    let Some(there) = there else { return Ok(false) };
+    let column = |name: &str| there.columns.iter().find(|column| column.name == name);
+    Ok(match change {
+        SchemaChange::CreateTable | SchemaChange::AddKey | SchemaChange::DropNotNull(_) => false,
+        SchemaChange::AddColumn(field) => column(field.name()).is_some(),
+        SchemaChange::WidenColumn { to, .. } => {
+            let wanted = PostgresDialect.column_type(to)?;
+            column(to.name()).is_some_and(|column| column.declared == wanted)
+        }
+    })
+}
+
+/// The user-defined types of the planned columns, what they need first.
+fn definitions(plan: &TablePlan) -> Result<Vec<(String, Definition)>> {
+    let mut all = Vec::new();
+    for field in plan.target.schema.fields() {
+        let Some(text) = field.metadata().get(DEFINITION).filter(|_| declared(field).is_some())
+        else {
+            continue;
+        };
+        let found: Vec<Definition> = serde_json::from_str(text).map_err(|e| {
+            Error::data("The definition of a column's type cannot be read")
+                .context("table", &plan.target.name)
+                .context("column", field.name())
+                .caused_by(e)
+        })?;
+        all.extend(found.into_iter().map(|definition| (field.name().clone(), definition)));
+    }
+    Ok(all)
+}
+
+/// Creates the types that users of the source defined and that are missing here.
+pub(crate) async fn create_types(
+    session: &Session,
+    plan: &TablePlan,
+    ran: &mut Vec<String>,
+) -> Result<()> {
+    for (column, definition) in definitions(plan)? {
+        if labels(session, name_of(&definition)).await?.is_some() {
+            continue;
+        }
+        let schema = schema_of_type(name_of(&definition));
+        let schema = schema.map(|schema| format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
+        for statement in schema.into_iter().chain(create_type(&definition)) {
+            execute(session, &column, &statement).await?;
+            ran.push(statement);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the labels that an enum has gained at the source. Not inside a transaction: a label that
+/// is added in one cannot be used before its end. Labels that no row has yet harm nobody.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn add_labels(session: &Session, plan: &TablePlan) -> Result<()> {
+    for (column, definition) in definitions(plan)? {
+        let Definition::Enum { name, labels: wanted } = &definition else { continue };
+        let Some(present) = labels(session, name).await? else { continue };
+        for label in wanted.iter().filter(|label| !present.contains(label)) {
+            let label = literal(label);
+            let statement = format!("ALTER TYPE {name} ADD VALUE IF NOT EXISTS {label}");
+            execute(session, &column, &statement).await?;
+        }
+    }
+    Ok(())
+}
+
+/// One statement at a time: a definition comes from outside.
+async fn execute(session: &Session, column: &str, statement: &str) -> Result<()> {
+    let done = session.execute_typed(statement, &[]).await;
+    done.map(drop).map_err(|e| session.error("create a type", e).context("column", column))
+}
+
+/// The labels of a type (none, if it is no enum); `None` when there is no such type.
+async fn labels(session: &Session, name: &str) -> Result<Option<Vec<String>>> {
+    if !is_type_name(name) {
+        return Err(Error::data("A column's type has a name that is none"));
+    }
+    let statement = "SELECT pg_catalog.to_regtype($1)::oid, \
+                     ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e \
+                           WHERE e.enumtypid = pg_catalog.to_regtype($1))";
+    let rows = catalog::rows(session, statement, &[(&name, Type::TEXT)]).await?;
+    let row =
+        rows.first().ok_or_else(|| Error::internal("A look-up of a type returned nothing"))?;
+    Ok(if get::<Option<u32>>(row, 0)?.is_some() { Some(get(row, 1)?) } else { None })
+}
+
+fn name_of(definition: &Definition) -> &str {
+    match definition {
+        Definition::Enum { name, .. }
+        | Definition::Domain { name, .. }
+        | Definition::Composite { name, .. }
+        | Definition::Range { name, .. } => name,
+    }
+}
+
+/// The schema of a type's name, as it is written: `shop` of `shop."Odd"`.
+fn schema_of_type(name: &str) -> Option<&str> {
+    let mut quoted = false;
+    let dot = name.char_indices().find(|(_, c)| {
+        quoted ^= *c == '"';
+        *c == '.' && !quoted
+    });
+    dot.map(|(at, _)| &name[..at])
+}
+
+/// Creates a type; `None` where a part of it is no type name.
+fn create_type(definition: &Definition) -> Option<String> {
+    Some(match definition {
+        Definition::Enum { name, labels } => {
+            let labels: Vec<String> = labels.iter().map(|label| literal(label)).collect();
+            format!("CREATE TYPE {name} AS ENUM ({})", labels.join(", "))
+        }
+        // The default is the source's business: every value arrives.
+        Definition::Domain { name, base, not_null, checks, .. } => {
+            let not_null = if *not_null { " NOT NULL" } else { "" };
+            let checks: String = checks.iter().map(|check| format!(" {check}")).collect();
+            is_type_name(base)
+                .then(|| format!("CREATE DOMAIN {name} AS {base}{not_null}{checks}"))?
+        }
+        Definition::Composite { name, attributes } => {
+            let attributes = attributes
+                .iter()
+                .map(|(attribute, declared)| {
+                    is_type_name(declared).then(|| format!("{} {declared}", quote(attribute)))
+                })
+                .collect::<Option<Vec<_>>>()?;
+            format!("CREATE TYPE {name} AS ({})", attributes.join(", "))
+        }
+        Definition::Range { name, subtype } => is_type_name(subtype)
+            .then(|| format!("CREATE TYPE {name} AS RANGE (SUBTYPE = {subtype})"))?,
+    })
+}
+
+/// Whether rows can be sent straight into the table: no value needs a cast, and the columns have
+/// exactly the planned types.
+///
+/// # Errors
+/// `Unsupported` when a column cannot be stored.
+pub(crate) fn takes_rows_as_planned(plan: &TablePlan, there: &Relation) -> Result<bool> {
+    for field in plan.target.schema.fields() {
+        let wanted = PostgresDialect.column_type(field)?;
+        let column = there.columns.iter().find(|column| column.name == *field.name());
+        if column.is_none_or(|column| column.declared != wanted) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The tables that belong to a planned table and that a commit locks against other writers.
+pub(crate) fn merged_tables(plan: &TablePlan) -> Vec<TableName> {
+    let mut names = vec![plan.target.name.clone()];
+    if plan.write_mode == WriteMode::AppendDedup {
+        names.push(derived::history(plan, &PostgresDialect).name);
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_created_from_their_definition() {
+        let label = Definition::Enum { name: "mood".into(), labels: vec!["it's".into()] };
+        assert_eq!(create_type(&label).unwrap(), "CREATE TYPE mood AS ENUM ('it''s')");
+        let domain = Definition::Domain {
+            name: "shop.positive".into(),
+            base: "integer".into(),
+            not_null: true,
+            default: Some("1".into()),
+            checks: vec!["CHECK ((VALUE > 0))".into()],
+        };
+        assert_eq!(
+            create_type(&domain).unwrap(),
+            "CREATE DOMAIN shop.positive AS integer NOT NULL CHECK ((VALUE > 0))"
+        );
+        let pair = Definition::Composite {
+            name: "pair".into(),
+            attributes: vec![("a b".into(), "integer".into())],
+        };
+        assert_eq!(create_type(&pair).unwrap(), "CREATE TYPE pair AS (\"a b\" integer)");
+        let hostile = Definition::Range { name: "r".into(), subtype: "int); DROP TABLE t".into() };
+        assert_eq!(create_type(&hostile), None);
+    }
+
+    #[test]
+    fn the_schema_of_a_type_is_found_outside_of_quotes() {
+        assert_eq!(schema_of_type("shop.\"a.b\""), Some("shop"));
+        assert_eq!(schema_of_type("\"a.b\""), None);
+        assert_eq!(schema_of_type("\"S h\".t"), Some("\"S h\""));
+    }
+}

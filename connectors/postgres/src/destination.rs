@@ -1,0 +1,228 @@
+//! PostgreSQL as a destination: what the engine asks of it outside of a commit.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use arrow_schema::Field;
+use async_trait::async_trait;
+use highwater_core::crash::{self, CrashPoint};
+use highwater_core::{
+    Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence,
+    Partition, Plan, ReadMode, Result, SchemaChange, StateStore, TableName, TablePlan, TableRecord,
+    WriteMode, Writer,
+};
+use highwater_sql::{Dialect, merge};
+use tokio_postgres::types::{ToSql, Type};
+
+use crate::catalog::{self, Selection, get};
+use crate::changes;
+use crate::conninfo::Target;
+use crate::dialect::{PostgresDialect, STATE_SCHEMA};
+use crate::replace;
+use crate::session::{Session, quote};
+use crate::store::{self, PostgresStore};
+use crate::stored;
+use crate::target::Connector;
+use crate::writer::{PostgresWriter, check_fence, instant, seconds_before};
+
+/// The columns that tell stale rows, as the engine adds them.
+const SYNC_TIME: &str = "_cq_sync_time";
+const SOURCE_NAME: &str = "_cq_source_name";
+
+/// One database that tables are written into.
+pub(crate) struct PostgresDestination {
+    connector: Connector,
+    store: PostgresStore,
+    /// Tables of `replace` that this run has swapped in.
+    replaced: Mutex<BTreeSet<TableName>>,
+}
+
+impl PostgresDestination {
+    pub(crate) fn new(target: Target, schema: Option<String>) -> Self {
+        let store = PostgresStore::new(target.clone());
+        Self { connector: Connector::new(target, schema), store, replaced: Mutex::default() }
+    }
+
+    fn is_replaced(&self, table: &TablePlan) -> bool {
+        self.replaced.lock().is_ok_and(|replaced| replaced.contains(table.name()))
+    }
+
+    async fn apply(&self, session: &Session, plan: &Plan, table: &TablePlan) -> Result<Committed> {
+        match table.write_mode {
+            WriteMode::Replace => {
+                if !self.is_replaced(table) {
+                    replace::swap(session, plan, table).await?;
+                }
+                Ok(Committed::default())
+            }
+            WriteMode::OverwriteDeleteStale if table.read_mode == ReadMode::FullRefresh => {
+                delete_stale(session, plan, table).await
+            }
+            WriteMode::AppendDedup => {
+                if let Some(seconds) = table.history_retention_seconds {
+                    let before = seconds_before(plan.started_at, seconds);
+                    let statement = merge::prune_history(&PostgresDialect, table, instant);
+                    let pruned = session.execute(&statement, &[&before]).await;
+                    pruned.map_err(|e| session.error("prune the history", e))?;
+                }
+                Ok(Committed::default())
+            }
+            _ => Ok(Committed::default()),
+        }
+    }
+}
+
+/// Removes the rows of this source that this run has not brought.
+async fn delete_stale(session: &Session, plan: &Plan, table: &TablePlan) -> Result<Committed> {
+    let (time, source) = (quote(SYNC_TIME), quote(SOURCE_NAME));
+    let statement = format!(
+        "DELETE FROM {} WHERE {source} = $1 AND {time} < {}",
+        PostgresDialect.table(&table.target.name),
+        instant("$2"),
+    );
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&plan.sync, Type::TEXT), (&plan.started_at.0, Type::INT8)];
+    let removed = session.execute_typed(&statement, &parameters).await;
+    let deleted = removed
+        .map_err(|e| session.error("remove stale rows", e).context("table", &table.target.name))?;
+    Ok(Committed { written: 0, unchanged: 0, deleted })
+}
+
+#[async_trait]
+impl Destination for PostgresDestination {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            write_modes: WriteMode::ALL,
+            write_modes_note: "",
+            delivery: DestinationDelivery::Atomic,
+            identifier_bytes_max: PostgresDialect.identifier_bytes_max(),
+            writers_max: 16,
+            case_sensitive_names: true,
+        }
+    }
+
+    async fn check(&self) -> Result<()> {
+        let session = self.connector.session().await?;
+        let statement = "
+            SELECT pg_catalog.current_setting('transaction_read_only') = 'on',
+                   pg_catalog.has_database_privilege(current_database(), 'CREATE')
+                     OR EXISTS (SELECT 1 FROM pg_catalog.pg_namespace n WHERE n.nspname = $1
+                                AND pg_catalog.has_schema_privilege(n.oid, 'CREATE')),
+                   coalesce((SELECT pg_catalog.has_schema_privilege(n.oid, 'CREATE')
+                             FROM pg_catalog.pg_namespace n
+                             WHERE n.nspname = coalesce($2, pg_catalog.current_schema())), $2 IS NOT NULL)";
+        let schema = self.connector.schema();
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&STATE_SCHEMA, Type::TEXT), (&schema, Type::TEXT)];
+        let rows = catalog::rows(&session, statement, &parameters).await?;
+        let Some(row) = rows.first() else {
+            return Err(Error::internal("A look-up of rights returned nothing"));
+        };
+        if get(row, 0)? {
+            return Err(Error::config("The database can only be read")
+                .hint("connect to the primary server, as a role that may write"));
+        }
+        if !get::<bool>(row, 1)? {
+            return Err(Error::config("The role may not create the schema that keeps the state")
+                .context("schema", STATE_SCHEMA)
+                .hint("GRANT CREATE ON DATABASE … TO …, once"));
+        }
+        if !get::<bool>(row, 2)? {
+            return Err(Error::config("The role may not create tables in the schema")
+                .context("schema", schema.unwrap_or("of the search path"))
+                .hint("GRANT CREATE ON SCHEMA … TO …, or set `schema: NAME`"));
+        }
+        Ok(())
+    }
+
+    fn target_name(&self, source: &TableName) -> TableName {
+        TableName {
+            namespace: self.connector.schema().map(str::to_owned),
+            name: source.name.clone(),
+        }
+    }
+
+    async fn describe(&self, names: &[TableName]) -> Result<Vec<Option<ExistingTable>>> {
+        let session = self.connector.session().await?;
+        let mut wanted = Vec::with_capacity(names.len());
+        for name in names {
+            // Without any schema to create tables in there is no table either; the commit says so.
+            wanted
+                .push(changes::with_schema(&session, name).await.unwrap_or_else(|_| name.clone()));
+        }
+        let (relations, types) = catalog::relations(&session, Selection::Names(&wanted)).await?;
+        let described = names.iter().zip(&wanted).map(|(name, wanted)| {
+            let found = catalog::table_name(catalog::schema_of(wanted), &wanted.name);
+            relations.iter().find(|relation| relation.name == found).map(|relation| {
+                let mut table = relation.table(&types);
+                table.name = name.clone();
+                ExistingTable { table, identity: Some(relation.oid.to_string()) }
+            })
+        });
+        Ok(described.collect())
+    }
+
+    fn stored_field(&self, field: &Field) -> Result<Field> {
+        stored::stored_field(field)
+    }
+
+    fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {
+        changes::statements(plan, change).unwrap_or_default()
+    }
+
+    async fn migrate(&self, plan: &Plan) -> Result<Vec<String>> {
+        let session = self.connector.session().await?;
+        let mut ran = Vec::new();
+        for table in plan.tables.values() {
+            changes::add_labels(&session, table).await?;
+            session.run("begin", "BEGIN").await?;
+            changes::lock(&session, &table.target.name).await?;
+            ran.extend(changes::apply(&session, table).await?);
+            session.run("commit", "COMMIT").await?;
+        }
+        Ok(ran)
+    }
+
+    async fn writer(
+        &self,
+        plan: &Plan,
+        partition: &Partition,
+        fence: &Fence,
+    ) -> Result<Box<dyn Writer>> {
+        Ok(Box::new(PostgresWriter::new(self.connector.clone(), plan, partition, fence)))
+    }
+
+    async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        let session = self.connector.writer_session(fence).await?;
+        session.run("begin", "BEGIN").await?;
+        if plan.state_with_data {
+            check_fence(&session, fence).await?;
+        }
+        if table.write_mode != WriteMode::Replace {
+            // A table that no partition was read of has no writer that would have made it.
+            changes::apply(&session, table).await?;
+        }
+        let committed = self.apply(&session, plan, table).await?;
+        if plan.state_with_data {
+            let there = changes::find(&session, &table.target.name).await?;
+            let record = TableRecord {
+                identity: there.map(|there| there.oid.to_string()),
+                columns: table.target.column_names().map(str::to_owned).collect(),
+                rows_total: 0,
+                finished_epoch: Some(fence.epoch),
+                finished_at: Some(plan.started_at),
+            };
+            store::save_record(&session, fence, table.name(), &record).await?;
+        }
+        crash::at(CrashPoint::FinishApplied);
+        session.run("commit", "COMMIT").await?;
+        if let Ok(mut replaced) = self.replaced.lock() {
+            replaced.insert(table.name().clone());
+        }
+        Ok(committed)
+    }
+
+    fn state_store(&self) -> Option<&dyn StateStore> {
+        Some(&self.store)
+    }
+}

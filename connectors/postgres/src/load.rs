@@ -1,0 +1,80 @@
+//! COPY into a table: an open stream that takes batches.
+
+use std::pin::Pin;
+
+use arrow_array::RecordBatch;
+use bytes::{Bytes, BytesMut};
+use futures::SinkExt;
+use highwater_core::Result;
+use tokio_postgres::CopyInSink;
+
+use crate::encode::{HEADER, Prepared, Staged, TRAILER};
+use crate::session::{Session, quote};
+
+/// So many bytes go to the connection at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// An open COPY. Dropping it without [`Load::finish`] makes the server undo it.
+pub(crate) struct Load {
+    sink: Pin<Box<CopyInSink<Bytes>>>,
+    buffer: BytesMut,
+}
+
+impl Load {
+    /// Begins a COPY of `columns` into the table `into` (an identifier, quoted).
+    ///
+    /// # Errors
+    /// As the server's.
+    pub(crate) async fn begin<'a>(
+        session: &Session,
+        into: &str,
+        columns: impl Iterator<Item = &'a str>,
+    ) -> Result<Self> {
+        let columns: Vec<String> = columns.map(quote).collect();
+        // A table without columns takes no list of them.
+        let columns =
+            if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+        let statement = format!("COPY {into}{columns} FROM STDIN (FORMAT binary)");
+        let sink = session
+            .copy_in(statement.as_str())
+            .await
+            .map_err(|e| session.error("begin to load rows", e))?;
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES * 2);
+        buffer.extend_from_slice(HEADER);
+        Ok(Self { sink: Box::pin(sink), buffer })
+    }
+
+    /// Sends the rows of a batch.
+    ///
+    /// # Errors
+    /// `Data` for a value that has no form in PostgreSQL; else as the server's.
+    pub(crate) async fn write(
+        &mut self,
+        session: &Session,
+        rows: &RecordBatch,
+        staged: Option<Staged>,
+    ) -> Result<()> {
+        let prepared = Prepared::new(rows, staged)?;
+        let mut row = 0;
+        while row < prepared.rows() {
+            row = prepared.encode(row, CHUNK_BYTES, &mut self.buffer)?;
+            if self.buffer.len() >= CHUNK_BYTES {
+                let chunk = self.buffer.split().freeze();
+                self.sink.feed(chunk).await.map_err(|e| session.error("load rows", e))?;
+                self.buffer.reserve(CHUNK_BYTES + CHUNK_BYTES / 4);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the COPY; returns how many rows it has loaded.
+    ///
+    /// # Errors
+    /// `Data` when the server refuses a value; else as the server's.
+    pub(crate) async fn finish(mut self, session: &Session) -> Result<u64> {
+        self.buffer.extend_from_slice(&TRAILER);
+        let failed = |e| session.error("load rows", e);
+        self.sink.feed(self.buffer.split().freeze()).await.map_err(failed)?;
+        self.sink.as_mut().finish().await.map_err(failed)
+    }
+}

@@ -1,0 +1,165 @@
+//! What a column is after it was created for a field: the type by its SQL name, resolved to the
+//! form that `describe` shows.
+
+use arrow_schema::Field;
+use highwater_core::Result;
+use highwater_core::types::{DECLARED, DEFINITION, EXTENSION, with_metadata};
+use highwater_sql::Dialect;
+use tokio_postgres::types::Type;
+
+use crate::catalog::{Definition, UserTypes};
+use crate::dialect::PostgresDialect;
+use crate::types::{SYSTEM, Wire};
+
+/// SQL names as `format_type` prints them, with common other spellings.
+const BUILTIN: &[(&str, Type)] = &[
+    ("boolean", Type::BOOL),
+    ("smallint", Type::INT2),
+    ("integer", Type::INT4),
+    ("bigint", Type::INT8),
+    ("real", Type::FLOAT4),
+    ("double precision", Type::FLOAT8),
+    ("text", Type::TEXT),
+    ("character varying", Type::VARCHAR),
+    ("character", Type::BPCHAR),
+    ("bpchar", Type::BPCHAR),
+    ("name", Type::NAME),
+    ("json", Type::JSON),
+    ("jsonb", Type::JSONB),
+    ("bytea", Type::BYTEA),
+    ("uuid", Type::UUID),
+    ("date", Type::DATE),
+    ("time without time zone", Type::TIME),
+    ("timestamp without time zone", Type::TIMESTAMP),
+    ("timestamp with time zone", Type::TIMESTAMPTZ),
+    ("interval", Type::INTERVAL),
+    ("numeric", Type::NUMERIC),
+];
+
+/// The column as `describe` shows it after it was created for `field`.
+///
+/// # Errors
+/// `Unsupported` when values of this type cannot be stored without changing them.
+pub(crate) fn stored_field(field: &Field) -> Result<Field> {
+    let column_type = PostgresDialect.column_type(field)?;
+    let definition = field.metadata().get(DEFINITION);
+    let resolved = resolve(&column_type, definition.map(String::as_str));
+    let wire = wire_of(&resolved).unwrap_or(Wire::Cast);
+    let (data_type, extension) = wire.arrow();
+    let mut stored = Field::new(field.name(), data_type, field.is_nullable());
+    if let Some(extension) = extension {
+        stored = with_metadata(stored, EXTENSION, extension);
+    }
+    stored = with_metadata(stored, DECLARED, format!("{SYSTEM}:{column_type}"));
+    Ok(match definition {
+        Some(definition) => with_metadata(stored, DEFINITION, definition),
+        None => stored,
+    })
+}
+
+/// The element type of the array type that a column is created with, as SQL name and as type;
+/// `None` when the column is no array, or one of a type that is not PostgreSQL's own.
+pub(crate) fn array_element(column_type: &str, definition: Option<&str>) -> Option<(String, Type)> {
+    let resolved = resolve(column_type, definition);
+    let element = resolved.strip_suffix("[]")?;
+    Some((element.to_owned(), builtin(element)?.0))
+}
+
+/// A domain by its base type, everything else as it is.
+fn resolve(column_type: &str, definition: Option<&str>) -> String {
+    let Some(definitions) =
+        definition.and_then(|text| serde_json::from_str::<Vec<Definition>>(text).ok())
+    else {
+        return column_type.to_owned();
+    };
+    let mut resolved = column_type.to_owned();
+    // A domain may be over another domain.
+    for definition in definitions.iter().rev() {
+        if let Definition::Domain { name, base, .. } = definition
+            && *name == resolved
+        {
+            resolved.clone_from(base);
+        }
+    }
+    resolved
+}
+
+fn wire_of(sql_name: &str) -> Option<Wire> {
+    if let Some(element) = sql_name.strip_suffix("[]") {
+        let item = wire_of(element)?;
+        return (!matches!(item, Wire::List(_))).then(|| Wire::List(Box::new(item)));
+    }
+    let (builtin, modifier) = builtin(sql_name)?;
+    Wire::of(builtin.oid(), modifier, &UserTypes::default())
+}
+
+/// A type of PostgreSQL's own, and its modifier where that decides about the wire form.
+fn builtin(sql_name: &str) -> Option<(Type, i32)> {
+    let (base, arguments) = match (sql_name.find('('), sql_name.find(')')) {
+        (Some(open), Some(close)) if open < close => {
+            let base = format!("{}{}", &sql_name[..open], &sql_name[close + 1..]);
+            (base, Some(&sql_name[open + 1..close]))
+        }
+        _ => (sql_name.to_owned(), None),
+    };
+    let (_, builtin) = BUILTIN.iter().find(|(name, _)| *name == base)?;
+    let modifier = match arguments {
+        Some(arguments) if *builtin == Type::NUMERIC => {
+            let (precision, scale) = arguments.split_once(',').unwrap_or((arguments, "0"));
+            let (precision, scale): (i32, i32) =
+                (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
+            ((precision << 16) | (scale & 0x7ff)) + 4
+        }
+        _ => -1,
+    };
+    Some((builtin.clone(), modifier))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_schema::DataType;
+
+    fn stored(field: Field) -> (DataType, String) {
+        let stored = stored_field(&field).unwrap();
+        (stored.data_type().clone(), stored.metadata()[DECLARED].clone())
+    }
+
+    #[test]
+    fn a_field_is_described_as_it_will_be_stored() {
+        let plain = |data_type| stored(Field::new("c", data_type, true));
+        assert_eq!(plain(DataType::UInt8), (DataType::Int16, "postgresql:smallint".into()));
+        assert_eq!(plain(DataType::UInt64).0, DataType::Decimal128(20, 0));
+        assert_eq!(plain(DataType::LargeUtf8).0, DataType::Utf8);
+        assert_eq!(plain(DataType::Float16).0, DataType::Float32);
+        let list = DataType::List(Field::new("item", DataType::Int8, true).into());
+        assert!(
+            matches!(plain(list).0, DataType::List(item) if *item.data_type() == DataType::Int16)
+        );
+    }
+
+    #[test]
+    fn declared_types_and_domains_are_resolved() {
+        let declared = |text: &str| {
+            let field = Field::new("c", DataType::Utf8, true);
+            with_metadata(field, DECLARED, format!("postgresql:{text}"))
+        };
+        assert_eq!(stored(declared("inet")).0, DataType::Utf8);
+        assert_eq!(stored(declared("numeric(5,2)")).0, DataType::Decimal128(5, 2));
+        assert_eq!(stored(declared("numeric(5,-2)")).0, DataType::Utf8);
+        let zoned = stored(declared("timestamp(3) with time zone")).0;
+        assert!(matches!(zoned, DataType::Timestamp(_, Some(_))));
+        let definition = r#"[{"kind":"domain","name":"age","base":"smallint","not_null":false,
+            "default":null,"checks":[]}]"#;
+        let age = with_metadata(declared("age"), DEFINITION, definition);
+        assert_eq!(stored(age).0, DataType::Int16);
+        assert_eq!(
+            array_element(
+                "ages",
+                Some(&definition.replace("age\"", "ages\"").replace("smallint", "jsonb[]"))
+            ),
+            Some(("jsonb".into(), Type::JSONB))
+        );
+        assert_eq!(array_element("inet[]", None), None);
+    }
+}
