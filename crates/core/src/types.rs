@@ -20,14 +20,17 @@
 //! | binary | Binary, LargeBinary, BinaryView, FixedSizeBinary | `bytea` | `BLOB`: blob | base64 | BYTE_ARRAY |
 //! | date | Date32, Date64 | `date` | `DATE`: text `2026-11-21` | the same text | DATE |
 //! | time | Time32, Time64 (to µs; ns as `TIME_NS`: text) | `time` | `TIME` (ns: `TIME_NS`): text `03:04:05.000006` | the same text | TIME |
-//! | timestamp | Timestamp without zone | `timestamp` (ns: `text`) | `TIMESTAMP`: text `2026-11-21 03:04:05.000006` | the same text | TIMESTAMP |
-//! | timestamp, UTC | Timestamp with zone | `timestamptz` (ns: `text`) | `TIMESTAMPTZ`: text with `Z` | the same text | TIMESTAMP, adjusted to UTC |
+//! | timestamp | Timestamp without zone | `timestamp` (ns: `text`) | `TIMESTAMP` (ns: `TIMESTAMP_NS`): text `2026-11-21 03:04:05.000006` | the same text | TIMESTAMP |
+//! | timestamp, UTC | Timestamp with zone | `timestamptz` (ns: `text`) | `TIMESTAMPTZ` (ns: `TIMESTAMPTZ_NS`): text with `Z` | the same text | TIMESTAMP, adjusted to UTC |
 //! | duration | Duration | `interval` | `DURATION`: text, ISO 8601 | the same text | INT64 |
 //! | interval | Interval | `interval` | `DURATION`: text, ISO 8601 | the same text | as text |
 //! | list | List, LargeList, FixedSizeList | array of the element's type | `JSON_LIST_TEXT`: JSON | JSON | LIST |
 //! | struct, map, union, dictionary of those | Struct, Map | `jsonb` | `JSON_TEXT`: JSON | JSON | groups |
 //! | null | Null | `text` | `TEXT` | empty | as text |
 //! | anything else of a system | Utf8, [`DECLARED`] | its own type back (`inet`, enum, domain, range, …) | `TEXT`: the system's text | text | STRING |
+//!
+//! Read back from SQLite, integers have 64 bits, a list is its JSON text and a duration is an
+//! interval: the declared type does not say more.
 //!
 //! Dates and timestamps that PostgreSQL calls `infinity` and `-infinity` are the greatest and the
 //! least value of the Arrow type, and the words `infinity` and `-infinity` where text is stored.

@@ -23,7 +23,8 @@ pub struct File {
 
 impl File {
     pub fn new(sql: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where that is possible: what a power cut does is not tested here.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let path = folder.path().join("test.db");
         let file = Self { _folder: folder, path };
         file.run(sql);
