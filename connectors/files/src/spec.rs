@@ -205,6 +205,10 @@ pub enum OnChange {
 /// per sub-folder with all files below it. A glob is one table, named by the text before its
 /// first wildcard (`orders-*.csv`: `orders`) or else by its folder (`in/*.csv`: `in`). Files and
 /// folders that begin with `.` or `_` are left out of folders and globs.
+///
+/// In CSV an empty field is NULL, and `""` an empty text; in a file of one column an empty line is
+/// NULL, in others it is no row. Without `columns`, numbers with a point are `numeric`: every
+/// digit stays.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSpec {

@@ -7,8 +7,8 @@ use arrow_array::{Array, BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Batch, Checkpoint, Completion, CursorKey, Error, NullCursor, Op, Output, ReadMode, Result,
-    TablePlan,
+    Batch, Checkpoint, Completion, CursorKey, Error, ErrorKind, NullCursor, Op, Output, ReadMode,
+    Result, TablePlan,
 };
 
 use super::csv::CsvReader;
@@ -158,15 +158,16 @@ impl TableRead {
         if stopped {
             return Ok(Read::Stopped);
         }
-        let cursor = read?;
         let is_same = Stamp::of(&file.path).is_ok_and(|now| now == file.stamp);
-        if !is_same {
+        let is_cut_short = |e: &Error| e.kind() == ErrorKind::Interrupted;
+        // What is wrong with a file that somebody is writing is not worth telling.
+        if !is_same && !read.as_ref().is_err_and(is_cut_short) {
             return Err(Error::transient("A file changed while it was read")
                 .context("table", self.plan.name())
                 .context("file", file.path.display())
                 .hint("run the same command again when nobody writes the file; nothing of it was committed"));
         }
-        Ok(Read::Done(cursor))
+        Ok(Read::Done(read?))
     }
 
     /// Leaves out rows without a cursor value, if the user wants that.
