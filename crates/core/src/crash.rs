@@ -79,7 +79,8 @@ crash_points! {
 ///
 /// `HIGHWATER_CRASH=NAME[:NTH][:stop]` acts when the point is passed for the NTH time (from 1):
 /// the process ends with status 137 without running any destructor, or, with `:stop`, stops
-/// itself with SIGSTOP and goes on when it is continued.
+/// itself with SIGSTOP and goes on when it is continued. `HIGHWATER_CRASH_TRACE=FILE` appends the
+/// name of every point that is passed to a file, a line each.
 #[inline]
 pub fn at(point: CrashPoint) {
     #[cfg(debug_assertions)]
@@ -90,6 +91,8 @@ pub fn at(point: CrashPoint) {
 
 #[cfg(debug_assertions)]
 mod armed {
+    use std::fs::{File, OpenOptions};
+    use std::io::Write;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -102,6 +105,12 @@ mod armed {
     }
 
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+    static TRACE: OnceLock<Option<File>> = OnceLock::new();
+
+    fn open_trace() -> Option<File> {
+        let path = std::env::var_os("HIGHWATER_CRASH_TRACE")?;
+        OpenOptions::new().create(true).append(true).open(path).ok()
+    }
 
     fn parse() -> Option<Armed> {
         let text = std::env::var("HIGHWATER_CRASH").ok()?;
@@ -118,6 +127,10 @@ mod armed {
     }
 
     pub(super) fn at(point: CrashPoint) {
+        if let Some(mut trace) = TRACE.get_or_init(open_trace).as_ref() {
+            // One write per line: lines of several threads do not mix.
+            let _ = trace.write_all(format!("{}\n", point.name()).as_bytes());
+        }
         let Some(armed) = ARMED.get_or_init(parse) else { return };
         if armed.name != point.name() || armed.left.fetch_sub(1, Ordering::SeqCst) != 1 {
             return;

@@ -67,7 +67,7 @@ fn a_lost_reply_of_commit_is_found_out() {
 #[test]
 fn a_lost_commit_is_made_up_for() {
     for mode in [WriteMode::Append, WriteMode::OverwriteDeleteStale] {
-        at_every_commit(mode, |nth| Fault::LoseCommit { nth }, &[1, 75]);
+        at_every_commit(mode, |nth| Fault::LoseCommit { nth }, &[1, 3, 75]);
     }
 }
 

@@ -1,6 +1,6 @@
 //! One scenario: two systems, two tables that change, and a sync that dies along the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use highwater_core::{ReadMode, WriteMode};
@@ -42,6 +42,7 @@ pub struct Scenario {
     pub destination: Box<dyn System>,
     pub program: Program,
     pub arguments: Vec<String>,
+    guarantee: &'static str,
     mode: WriteMode,
     shops: Vec<(Shop, Deliveries)>,
 }
@@ -64,6 +65,9 @@ impl Scenario {
         if matches!(pair, Pair::SqliteToFiles | Pair::SqliteToFilesStateApart) {
             let apart = pair == Pair::SqliteToFilesStateApart;
             let config = scenario.write_config(apart);
+            if apart && mode != WriteMode::Replace {
+                scenario.guarantee = "at_least_once";
+            }
             scenario.arguments =
                 ["sync", &config.display().to_string(), "--json"].map(str::to_owned).into();
         }
@@ -95,7 +99,8 @@ impl Scenario {
         ]
         .map(str::to_owned)
         .into();
-        Self { folder, source, destination, program, arguments, mode, shops }
+        let guarantee = "exactly_once";
+        Self { folder, source, destination, program, arguments, guarantee, mode, shops }
     }
 
     fn write_config(&self, state_apart: bool) -> PathBuf {
@@ -166,6 +171,14 @@ impl Scenario {
         self.shops.iter_mut().for_each(|(shop, deliveries)| deliveries.run_died(shop));
     }
 
+    /// Syncs to the end, compares, and says how often each crash point was passed.
+    pub fn sync_and_trace(&mut self) -> Result<BTreeMap<String, u64>, String> {
+        let (ended, passed) = self.program.run_and_trace(&self.arguments);
+        let ended = ended.expect(0)?;
+        self.completed(&ended)?;
+        Ok(passed)
+    }
+
     /// Syncs to the end and compares.
     pub fn sync(&mut self) -> Result<Ended, String> {
         let ended = self.program.run(&self.arguments).expect(0)?;
@@ -175,7 +188,10 @@ impl Scenario {
 
     /// A run has ended well: compares both sides.
     pub fn completed(&mut self, ended: &Ended) -> Result<(), String> {
-        let once = ended.guarantee() != "at_least_once";
+        if ended.guarantee() != self.guarantee {
+            return Err(format!("expected {}, shown {}", self.guarantee, ended.guarantee()));
+        }
+        let once = self.guarantee == "exactly_once";
         for (shop, deliveries) in &mut self.shops {
             deliveries.run_completed(shop);
             let (table, columns) = (shop.table(), shop.columns());
