@@ -2,6 +2,7 @@
 //!
 //! [`sync()`](sync::sync) in `sync.rs` is the data path; read it first.
 
+mod draft;
 pub mod events;
 mod groups;
 mod lanes;

@@ -9,7 +9,7 @@ use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::LEASE_RENEWAL_SECONDS;
 use highwater_core::{
     Committed, Completion, Error, ErrorKind, Fence, Instant, LeaseRequest, Owner, Partition, Plan,
-    Result, Source, State, TableName,
+    Result, Source, State, TableName, TablePlan,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
@@ -89,9 +89,14 @@ impl<'a> Run<'a> {
             seats: BTreeMap::new(),
             ledger: Ledger::new(request),
         };
+        // What cannot be done as asked is refused before any lease is taken.
+        let mut drafts = Vec::new();
+        for target in &request.targets {
+            drafts.push(selector.drafts(target).await?);
+        }
         let mut refusal = None;
-        for (index, target) in request.targets.iter().enumerate() {
-            match run.take_seat(index, target, &lease, &selector).await {
+        for (index, drafts) in drafts.into_iter().enumerate() {
+            match run.take_seat(index, drafts, &lease, &selector).await {
                 Ok(()) => {}
                 Err(error) if matters_to_all(error.kind()) => {
                     run.release().await;
@@ -112,17 +117,18 @@ impl<'a> Run<'a> {
     async fn take_seat(
         &mut self,
         index: usize,
-        target: &Target,
+        drafts: Vec<TablePlan>,
         lease: &LeaseRequest,
         selector: &Selector<'_>,
     ) -> Result<()> {
+        let target = &self.request.targets[index];
         let store = state_store(target)?;
         let state = store.open(&state_key(self.request, target), lease).await?;
         crash::at(CrashPoint::LeaseTaken);
         let fence = state.fence.clone().ok_or_else(|| {
             Error::internal("The state store gave no fence").context("destination", &target.name)
         })?;
-        let planned = match selector.plan(target, &state).await {
+        let planned = match selector.fit(target, drafts, &state).await {
             Ok(planned) => planned,
             Err(error) => {
                 release_quietly(store.release(&fence).await);

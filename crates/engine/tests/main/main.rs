@@ -1,5 +1,7 @@
 //! The engine over a scripted source and destinations in memory whose operations fail at will.
 
+#![allow(clippy::unwrap_used)]
+
 mod bench;
 mod planning;
 mod several_destinations;

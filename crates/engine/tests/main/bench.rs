@@ -12,17 +12,17 @@ use highwater_testkit::scripted::{Journal, Script, ScriptedSource, Step};
 use highwater_testkit::tables::{item, item_table, items};
 
 /// One table `t` (or several), its script, and where it goes.
-pub struct Bench {
-    pub journal: Journal,
-    pub tables: Vec<Table>,
-    pub scripts: Vec<Script>,
-    pub request: SyncRequest,
-    pub options: RunOptions,
+pub(crate) struct Bench {
+    pub(crate) journal: Journal,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) scripts: Vec<Script>,
+    pub(crate) request: SyncRequest,
+    pub(crate) options: RunOptions,
 }
 
 impl Bench {
     /// An incremental append of table `t` to one destination `d`.
-    pub fn new(steps: Vec<Step>) -> (Self, Memory) {
+    pub(crate) fn new(steps: Vec<Step>) -> (Self, Memory) {
         let journal = Journal::default();
         let table = item_table("t");
         let memory = Memory::new("d", journal.clone());
@@ -47,30 +47,30 @@ impl Bench {
     }
 
     /// Adds a destination.
-    pub fn add_target(&mut self, name: &str) -> Memory {
+    pub(crate) fn add_target(&mut self, name: &str) -> Memory {
         let memory = Memory::new(name, self.journal.clone());
         self.request.targets.push(target(name, &memory));
         memory
     }
 
     /// Reads everything every time.
-    pub fn full_refresh(&mut self, write_mode: WriteMode) {
+    pub(crate) fn full_refresh(&mut self, write_mode: WriteMode) {
         self.request.tables[0].cursor = None;
         self.request.tables[0].read_mode = Some(ReadMode::FullRefresh);
         self.request.tables[0].write_mode = Some(write_mode);
     }
 
-    pub fn source(&self) -> ScriptedSource {
+    pub(crate) fn source(&self) -> ScriptedSource {
         ScriptedSource::new(self.tables.clone(), self.scripts.clone(), self.journal.clone())
     }
 
     /// One run; a new process would do the same.
-    pub async fn run(&self) -> Result<Summary, Error> {
+    pub(crate) async fn run(&self) -> Result<Summary, Error> {
         sync(Arc::new(self.source()), &self.request, &self.options).await
     }
 }
 
-pub fn target(name: &str, memory: &Memory) -> Target {
+pub(crate) fn target(name: &str, memory: &Memory) -> Target {
     Target {
         name: name.into(),
         destination: Arc::new(memory.clone()) as Arc<dyn Destination>,
@@ -82,13 +82,13 @@ pub fn target(name: &str, memory: &Memory) -> Target {
 }
 
 /// Rows `ids` of table `t`, whose cursor is their id.
-pub fn upsert(ids: std::ops::Range<i64>) -> Step {
+pub(crate) fn upsert(ids: std::ops::Range<i64>) -> Step {
     let rows: Vec<_> = ids.map(|id| item(id, "v", id)).collect();
     Step::Upsert(items(&item_table("t"), &rows))
 }
 
 /// The ids that a reader sees in a table, sorted.
-pub fn ids_of(memory: &Memory, name: &str) -> Vec<i64> {
+pub(crate) fn ids_of(memory: &Memory, name: &str) -> Vec<i64> {
     let table = item_table(name);
     let batches = memory.rows(&TableName::new(name)).unwrap_or_default();
     let at = table.schema.index_of("id").unwrap();
@@ -99,6 +99,6 @@ pub fn ids_of(memory: &Memory, name: &str) -> Vec<i64> {
     ids
 }
 
-pub fn ids(memory: &Memory) -> Vec<i64> {
+pub(crate) fn ids(memory: &Memory) -> Vec<i64> {
     ids_of(memory, "t")
 }
