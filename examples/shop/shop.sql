@@ -23,6 +23,9 @@ CREATE TABLE order_items (
     quantity INTEGER NOT NULL,
     PRIMARY KEY (order_id, line)
 );
+-- With an index, a sync finds what changed without reading the whole table.
+CREATE INDEX customers_updated_at ON customers (updated_at);
+CREATE INDEX orders_updated_at ON orders (updated_at);
 
 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
 INSERT INTO customers

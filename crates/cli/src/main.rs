@@ -9,6 +9,7 @@ use highwater_cli::exit::Exit;
 use highwater_cli::{commands, logging, output};
 
 fn main() -> ExitCode {
+    end_on_defects();
     // Clap prints usage errors itself and leaves with 2, as it leaves with 0 after `--help`.
     let cli = Cli::parse();
     logging::start(&cli.global);
@@ -28,4 +29,15 @@ fn main() -> ExitCode {
         Exit::of_error(failure.kind())
     });
     ExitCode::from(exit.code())
+}
+
+/// Ends the program when something panics anywhere in it: a defect must not go on to commit. What
+/// is printed is the place alone, because the message of a panic may hold a value of a row.
+fn end_on_defects() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+        output::note(&format!("error: A defect of highwater ended it{place}"));
+        output::note("hint: run the same command again, nothing is lost; please report the place");
+        std::process::exit(i32::from(Exit::Failed.code()));
+    }));
 }

@@ -154,7 +154,8 @@ impl Observer for Lines {
                     "destination": destination, "complete": error.is_none(),
                 });
                 match error {
-                    None if !self.is_json => {}
+                    // In text the summary says it all.
+                    _ if !self.is_json => {}
                     None => self.say("info", &format!("{table}: done at {destination}"), fields),
                     Some(error) => {
                         fields["error"] = error.full_message().into();

@@ -3,7 +3,11 @@
 use highwater_core::Connector;
 
 /// Every built-in connector.
-pub static CONNECTORS: &[&dyn Connector] = &[&highwater_sqlite::SqliteConnector];
+pub static CONNECTORS: &[&dyn Connector] = &[
+    &highwater_files::FilesConnector,
+    &highwater_postgres::PostgresConnector,
+    &highwater_sqlite::SqliteConnector,
+];
 
 /// The connector that a `path:` names: its kind, one of its other names, or either behind
 /// `cloudquery/`.

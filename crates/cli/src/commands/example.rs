@@ -1,13 +1,13 @@
-//! `highwater example`: a small shop to try things on, without any other program.
+//! `highwater example`: a small shop to see a sync at work, without any other program.
 
 use std::path::Path;
 
 use clap::Args;
 use highwater_core::Error;
 use rusqlite::Connection;
-use serde_json::json;
 
-use crate::args::Global;
+use super::sync::Sync;
+use crate::args::{Global, RunArgs, SyncArgs, TableArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::output;
@@ -19,25 +19,16 @@ const SYNC_YML: &str = include_str!("../../../../examples/shop/sync.yml");
 /// The folder that `sync.yml` names.
 const FOLDER: &str = "highwater-example";
 
-/// Make a small shop database and a configuration to sync it with
+/// Make a small shop and sync it; run again, a day passes there and only the changes move
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
-  highwater example                            # makes highwater-example/
-  highwater sync highwater-example/sync.yml    # copies everything
-  highwater example --change                   # a day in the shop
-  highwater sync highwater-example/sync.yml    # copies what changed")]
-pub struct Example {
-    /// Let a day pass in the shop: orders are placed and shipped, a customer moves
-    #[arg(long)]
-    pub change: bool,
-}
+pub struct Example {}
 
 impl Example {
-    /// Makes what is missing of the example, or changes its database.
+    /// Makes the shop, or lets a day pass in it, and syncs it.
     ///
     /// # Errors
-    /// `Config` when the folder cannot be written.
-    pub fn run(self, global: &Global) -> Result<Exit> {
+    /// `Config` when the folder cannot be written; what a sync ends with.
+    pub async fn run(self, global: &Global) -> Result<Exit> {
         let folder = Path::new(FOLDER);
         let (database, config) = (folder.join("shop.db"), folder.join("sync.yml"));
         std::fs::create_dir_all(folder).map_err(unwritable)?;
@@ -48,28 +39,33 @@ impl Example {
             let _ = std::fs::remove_file(&unfinished);
             run_sql(&unfinished, SHOP_SQL)?;
             std::fs::rename(&unfinished, &database).map_err(unwritable)?;
+        } else {
+            run_sql(&database, CHANGE_SQL)?;
         }
         if !config.exists() {
             std::fs::write(&config, SYNC_YML).map_err(unwritable)?;
         }
-        if self.change {
-            run_sql(&database, CHANGE_SQL)?;
-        }
-        if global.json {
-            output::json(&json!({ "folder": FOLDER, "made": is_new, "changed": self.change }))?;
-            return Ok(Exit::Success);
-        }
-        let said = if self.change {
-            "A day has passed in highwater-example/shop.db: 3 orders were placed, 2 shipped, \
-             a customer moved and a price rose."
-        } else if is_new {
-            "highwater-example/shop.db is made: 200 customers, 40 products, 2,000 orders with \
-             5,000 lines."
+        output::note(if is_new {
+            "A shop opens in highwater-example/shop.db: 200 customers, 40 products, 2,000 orders \
+             with 5,000 lines."
         } else {
-            "highwater-example/shop.db is there already; `highwater example --change` changes it."
+            "A day passes in the shop: 3 orders are placed, 2 shipped, a customer moves, a price \
+             rises."
+        });
+        output::note("$ highwater sync highwater-example/sync.yml");
+        let sync = Sync {
+            what: SyncArgs {
+                what: vec![config.display().to_string()],
+                tables: TableArgs::default(),
+            },
+            run: RunArgs {
+                no_migrate: false,
+                take_over: false,
+                tasks: None,
+                summary_location: None,
+            },
         };
-        output::result(&format!("{said}\nNext: highwater sync highwater-example/sync.yml"))?;
-        Ok(Exit::Success)
+        sync.run(global).await
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::at_table;
+use super::{at_job, at_table};
 use crate::args::{Global, SyncArgs};
 use crate::exit::Exit;
 use crate::failure::Result;
@@ -27,9 +27,10 @@ impl Migrate {
         let (mut text, mut done) = (String::new(), Vec::new());
         for section in &config.sources {
             let job = jobs::job(&config, section, true).await?;
-            let plans = highwater_engine::plan(job.source.as_ref(), &job.request)
-                .await
-                .map_err(|error| at_table(section, error))?;
+            let plans = match highwater_engine::plan(job.source.as_ref(), &job.request).await {
+                Ok(plans) => plans,
+                Err(error) => return Err(at_job(section, &job, error).await),
+            };
             for (target, planned) in job.request.targets.iter().zip(plans) {
                 if let Some(refused) = planned.refused.into_iter().next() {
                     return Err(at_table(section, refused.error));

@@ -16,9 +16,11 @@ use highwater_core::{Error, ErrorKind};
 
 use crate::args::{Cli, Command, Global};
 use crate::config::Section;
+use crate::config::de::one_of;
 use crate::config::spec::SourceSpec;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::jobs::Job;
 
 /// Runs a command to its end.
 ///
@@ -36,12 +38,27 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Init(command) => command.run(global).await,
         Command::State(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
-        Command::Example(command) => command.run(global),
+        Command::Example(command) => command.run(global).await,
         Command::Schema(command) => command.run(),
     }
 }
 
-/// An error of the engine about a source's tables, at the entry of `tables` that it is about.
+/// An error of the engine about a job, at the entry of `tables` that it is about. For a table that
+/// the source does not have, the hint is chosen from those that it has.
+async fn at_job(section: &Section<SourceSpec>, job: &Job, error: Error) -> Failure {
+    let is_unknown = matches!(error.context_value("key"), Some("tables" | "skip_tables"));
+    let pattern = error.context_value("table").filter(|_| is_unknown).map(str::to_owned);
+    let Some(pattern) = pattern else { return at_table(section, error) };
+    let Ok(tables) = job.source.discover(None).await else { return at_table(section, error) };
+    let names: Vec<String> = tables.iter().map(|table| table.name.to_string()).collect();
+    let hint = match names.len() {
+        0 => "the source has no table".to_owned(),
+        _ => one_of(&pattern, &names),
+    };
+    at_table(section, error.hint(hint))
+}
+
+/// As [`at_job`], where the source has been asked already.
 fn at_table(section: &Section<SourceSpec>, error: Error) -> Failure {
     if !matches!(error.kind(), ErrorKind::Config | ErrorKind::Unsupported) {
         return error.into();

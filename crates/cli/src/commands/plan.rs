@@ -5,7 +5,7 @@ use highwater_core::{Destination, TablePlan};
 use highwater_engine::{Planned, Target};
 use serde_json::{Value, json};
 
-use super::at_table;
+use super::{at_job, at_table};
 use crate::args::{Global, LogFormat, SyncArgs};
 use crate::exit::Exit;
 use crate::failure::Result;
@@ -37,7 +37,7 @@ impl Plan {
                 Ok(plans) => plans,
                 Err(error) => {
                     let end = Exit::of_error(error.kind());
-                    let failure = at_table(section, error);
+                    let failure = at_job(section, &job, error).await;
                     if end == Exit::Usage {
                         return Err(failure);
                     }
@@ -140,7 +140,7 @@ fn values(target: &Target, planned: &Planned) -> Value {
                 "cursor_field": table.cursor_field,
                 "null_cursor": table.null_cursor,
                 "lookback": table.lookback,
-                "guarantee": table.guarantee,
+                "guarantee": table.guarantee.to_string(),
                 "notes": table.notes,
                 "ddl": ddl(target.destination.as_ref(), table),
             })

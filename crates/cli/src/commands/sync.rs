@@ -10,7 +10,7 @@ use highwater_core::{Error, Instant};
 use highwater_engine::{Observer, RunOptions, StopSignal, Summary};
 use serde_json::{Value, json};
 
-use super::at_table;
+use super::at_job;
 use crate::args::{Global, LogFormat, RunArgs, SyncArgs};
 use crate::config::spec::SourceSpec;
 use crate::config::{Config, Section};
@@ -67,7 +67,7 @@ impl Sync {
                 Err(error) => {
                     let end = Exit::of_error(error.kind());
                     exit = exit.max(end);
-                    let failure = at_table(section, error);
+                    let failure = at_job(section, &job, error).await;
                     if end == Exit::Usage {
                         wrong = Some(failure);
                         break;
@@ -130,7 +130,9 @@ async fn reached(job: &Job) -> Vec<String> {
         }
     }
     if lines.is_empty() {
-        lines.push("No cursor was committed yet: the next sync begins at the beginning.".into());
+        lines.push(
+            "No cursor was committed: the next sync reads the tables from the beginning.".into(),
+        );
     }
     lines
 }

@@ -93,10 +93,16 @@ fn suggestion(word: &str, known: &[&str]) -> String {
 
 /// A hint for a word that is none of those that are known.
 pub fn one_of(word: &str, known: &[String]) -> String {
-    match closest(word, known) {
-        Some(known) => format!("did you mean `{known}`?"),
-        None => format!("one of `{}`", known.join("`, `")),
+    const SHOWN: usize = 20;
+    if let Some(known) = closest(word, known) {
+        return format!("did you mean `{known}`?");
     }
+    let more = match known.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown: Vec<&str> = known.iter().take(SHOWN).map(String::as_str).collect();
+    format!("one of `{}`{more}", shown.join("`, `"))
 }
 
 /// Serde's names for types, in the words of a YAML file.

@@ -182,7 +182,11 @@ fn inner(
     let Some(node) = origin.spec.get("spec") else { return Ok(Map::new()) };
     let schema = connector.spec_schema(role);
     check_keys(origin, node, &schema)?;
-    match to_json(node, Some(&schema), &schema) {
+    let spec = to_json(node, Some(&schema), &schema);
+    if let Some((path, error)) = wrong_value(&spec, &schema, &schema, "spec") {
+        return Err(origin.failure(&path, error));
+    }
+    match spec {
         Value::Object(spec) => Ok(spec),
         // `spec:` with nothing behind it.
         _ => Ok(Map::new()),
@@ -232,6 +236,50 @@ fn to_json(node: &Node, schema: Option<&Value>, root: &Value) -> Value {
                 .collect(),
         ),
     }
+}
+
+/// The first value whose type or word is not one that the schema allows: its path, and the error,
+/// which does not hold the value.
+fn wrong_value(value: &Value, schema: &Value, root: &Value, path: &str) -> Option<(String, Error)> {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let schema = resolved(schema, root);
+    if let Value::Object(entries) = value
+        && let Some(properties) = schema["properties"].as_object()
+    {
+        return entries.iter().find_map(|(name, value)| {
+            wrong_value(value, properties.get(name)?, root, &format!("{path}.{name}"))
+        });
+    }
+    let types: Vec<&str> = match &schema["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        Value::String(one) => vec![one],
+        _ => return None,
+    };
+    let (word, found) = match value {
+        Value::Null => return None,
+        Value::Bool(_) => ("boolean", "a boolean"),
+        Value::Number(number) if number.is_f64() => ("number", "a number"),
+        Value::Number(_) => ("integer", "a whole number"),
+        Value::String(_) => ("string", "a text"),
+        Value::Array(_) => ("array", "a list"),
+        Value::Object(_) => ("object", "a mapping"),
+    };
+    if types.contains(&word) || (word == "integer" && types.contains(&"number")) {
+        return None;
+    }
+    let wanted = types.iter().filter_map(|name| match *name {
+        "boolean" => Some("`true` or `false`"),
+        "integer" => Some("a whole number"),
+        "number" => Some("a number"),
+        "string" => Some("a text"),
+        "array" => Some("a list"),
+        "object" => Some("a mapping"),
+        _ => None,
+    });
+    let wanted = wanted.collect::<Vec<_>>().join(" or ");
+    let error = Error::config(format!("Key `{key}`: expected {wanted}, found {found}"));
+    let quotes = wanted == "a text" && matches!(word, "boolean" | "integer" | "number");
+    Some((path.to_owned(), if quotes { error.hint("put it in quotes") } else { error }))
 }
 
 /// The schema that a `$ref` into `$defs` stands for; of several alternatives, the one that is a

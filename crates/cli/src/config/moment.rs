@@ -56,7 +56,7 @@ fn words(text: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         (text.strip_prefix("in ")?, true)
     };
     let parts: Vec<&str> = amounts.split_whitespace().collect();
-    if parts.is_empty() || parts.len() % 2 != 0 {
+    if parts.is_empty() || !parts.len().is_multiple_of(2) {
         return None;
     }
     let mut moment = now;

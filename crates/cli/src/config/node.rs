@@ -256,7 +256,12 @@ fn build(raw: Spanned<Raw>, document: &DocumentText) -> Node {
                 .into_iter()
                 .map(|(key, value)| {
                     let place = place_of(key.referenced, document);
-                    (Key { place, name: unveiled(key.value) }, build(value, document))
+                    let mut value = build(value, document);
+                    // What is wrong with a mapping as a whole is shown at its key.
+                    if matches!(value.value, NodeValue::Map(_)) {
+                        value.place = place;
+                    }
+                    (Key { place, name: unveiled(key.value) }, value)
                 })
                 .collect(),
         ),
@@ -289,7 +294,13 @@ fn syntax_error(error: &serde_saphyr::Error, document: &DocumentText) -> crate::
     // The parser writes the place into its message; it is shown below the message anyway.
     let words = text.split(" at line ").next().unwrap_or(&text).trim_end_matches([',', ':']);
     let words = words.rsplit_once(": line ").map_or(words, |(before, _)| before);
-    let failure = Error::config(format!("This is not valid YAML: {}", words.trim()));
+    let words = match words.split_once("duplicate mapping key: ") {
+        Some((_, key)) => {
+            format!("the key `{}` is there twice", key.split(',').next().unwrap_or(key))
+        }
+        None => words.trim().to_owned(),
+    };
+    let failure = Error::config(format!("This is not valid YAML: {words}"));
     match error.location() {
         Some(location) => document.failure(place_of(location, document), failure),
         None => Error::config(failure.message()).context("file", &document.file.path).into(),

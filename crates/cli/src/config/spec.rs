@@ -16,7 +16,7 @@ use super::moment;
 pub struct SourceSpec {
     /// The name of the sync. State is kept under it: another name starts from the beginning.
     pub name: String,
-    /// The connector: `file`, `postgresql`, `sqlite`, or CloudQuery's name for it
+    /// The connector: `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
     /// (`cloudquery/postgresql`).
     pub path: String,
     /// Where the connector comes from. `builtin` is the default where `path` names a built-in
@@ -65,7 +65,7 @@ pub struct SourceSpec {
 pub struct DestinationSpec {
     /// The name that sources use in `destinations`.
     pub name: String,
-    /// The connector: `file`, `postgresql`, `sqlite`, or CloudQuery's name for it
+    /// The connector: `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
     /// (`cloudquery/postgresql`).
     pub path: String,
     /// Where the connector comes from; see the source's `registry`.

@@ -88,11 +88,11 @@ fn unreadable(path: &str, error: std::io::Error) -> Failure {
         std::io::ErrorKind::PermissionDenied => ("The configuration file may not be read", None),
         _ => ("The configuration file cannot be read", None),
     };
-    let mut failure = Error::config(message).context("file", path).caused_by(error);
-    if let Some(hint) = hint {
-        failure = failure.hint(hint);
+    let failure = Error::config(message).context("file", path);
+    match hint {
+        Some(hint) => failure.hint(hint).into(),
+        None => failure.caused_by(error).into(),
     }
-    failure.into()
 }
 
 impl DocumentText {

@@ -1,0 +1,216 @@
+//! Configuration files that are wrong: each is shown with its line and one thing to do.
+
+use crate::transcript::Session;
+
+const DESTINATION: &str = "---
+kind: destination
+spec:
+  name: copy
+  path: sqlite
+  spec:
+    connection_string: copy.db
+";
+
+/// A file with this source and a good destination; what `validate-config` says of it.
+fn with_source(source: &str) -> Session {
+    let mut session = Session::new();
+    session.file("sync.yml", &format!("{source}{DESTINATION}"));
+    assert_eq!(session.run("validate-config sync.yml"), 2);
+    session
+}
+
+fn source(lines: &str) -> String {
+    format!("kind: source\nspec:\n  name: shop\n  path: sqlite\n{lines}")
+}
+
+const GOOD: &str =
+    "  tables: [orders]\n  destinations: [copy]\n  spec:\n    connection_string: shop.db\n";
+
+#[test]
+fn a_good_file_is_valid() {
+    let mut session = Session::new();
+    session.file("sync.yml", &format!("{}{DESTINATION}", source(GOOD)));
+    assert_eq!(session.run("validate-config sync.yml"), 0);
+    assert_eq!(session.run("validate-config sync.yml --json"), 0);
+    session.matches("config_good");
+}
+
+#[test]
+fn a_missing_file() {
+    let mut session = Session::new();
+    assert_eq!(session.run("sync nowhere.yml"), 2);
+    assert_eq!(session.run("--log-format json sync nowhere.yml"), 2);
+    session.hidden_file("empty/readme.txt", b"");
+    assert_eq!(session.run("sync empty/"), 2);
+    session.matches("config_no_file");
+}
+
+#[test]
+fn a_syntax_error() {
+    with_source(&source("  tables: [orders\n  destinations: [copy]\n")).matches("config_syntax");
+}
+
+#[test]
+fn a_key_that_is_there_twice() {
+    with_source(&source(&format!("  name: other\n{GOOD}"))).matches("config_twice");
+}
+
+#[test]
+fn an_unknown_key() {
+    with_source(&source(&format!("  tabels: [orders]\n{GOOD}"))).matches("config_unknown_key");
+}
+
+#[test]
+fn an_unknown_key_of_a_table() {
+    let lines = GOOD.replace("[orders]", "\n    - name: orders\n      cursr: updated_at");
+    with_source(&source(&lines)).matches("config_unknown_table_key");
+}
+
+#[test]
+fn an_unknown_key_of_the_connector() {
+    let lines = GOOD.replace("connection_string", "conection_string");
+    with_source(&source(&lines)).matches("config_unknown_spec_key");
+}
+
+#[test]
+fn a_missing_variable() {
+    let lines = GOOD.replace("shop.db", "${SHOP_DATABASE}");
+    with_source(&source(&lines)).matches("config_missing_variable");
+}
+
+#[test]
+fn a_value_of_the_wrong_type() {
+    with_source(&source(&GOOD.replace("[orders]", "5"))).matches("config_wrong_type");
+    let lines = GOOD.replace("shop.db", "shop.db\n    batch_size: many");
+    with_source(&source(&lines)).matches("config_wrong_spec_type");
+}
+
+#[test]
+fn a_word_that_is_no_mode() {
+    let lines = GOOD.replace("[orders]", "[{name: orders, write_mode: upsert}]");
+    with_source(&source(&lines)).matches("config_wrong_mode");
+}
+
+#[test]
+fn a_missing_key() {
+    let lines = GOOD.replace("  destinations: [copy]\n", "");
+    with_source(&source(&lines)).matches("config_missing_key");
+}
+
+#[test]
+fn a_destination_that_is_not_there() {
+    let lines = GOOD.replace("[copy]", "[cpoy]");
+    with_source(&source(&lines)).matches("config_unknown_destination");
+}
+
+#[test]
+fn two_sources_of_one_name() {
+    let good = source(GOOD);
+    with_source(&format!("{good}---\n{good}")).matches("config_two_names");
+}
+
+#[test]
+fn a_connector_that_is_not_there() {
+    with_source(&source(GOOD).replace("path: sqlite", "path: sqlte"))
+        .matches("config_no_connector");
+    let aws = "path: cloudquery/aws\n  registry: cloudquery\n  version: v25.2.2";
+    with_source(&source(GOOD).replace("path: sqlite", aws)).matches("config_other_registry");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_and_never_ignored() {
+    for key in ["deterministic_cq_id: true", "skip_dependent_tables: false", "otel_endpoint: x"] {
+        let mut session = Session::new();
+        session.file("sync.yml", &format!("{}{DESTINATION}", source(&format!("  {key}\n{GOOD}"))));
+        assert_eq!(session.run("validate-config sync.yml"), 2, "{key}");
+    }
+    let mut session = Session::new();
+    let destination = DESTINATION.replace("  spec:", "  migrate_mode: forced\n  spec:");
+    session.file("sync.yml", &format!("{}{destination}", source(GOOD)));
+    assert_eq!(session.run("validate-config sync.yml"), 2);
+    session.matches("config_unsupported");
+}
+
+#[test]
+fn the_backend_of_the_state() {
+    let backend = |connection: &str| {
+        source(&format!(
+            "  backend_options:\n    table_name: cq_state\n    connection: \"{connection}\"\n{GOOD}"
+        ))
+    };
+    let mut session = Session::new();
+    session.file("sync.yml", &format!("{}{DESTINATION}", backend("@@plugins.copy.connection")));
+    assert_eq!(session.run("validate-config sync.yml"), 0);
+    session.matches("config_backend");
+    with_source(&backend("@@plugins.cpy.connection")).matches("config_backend_unknown");
+    with_source(&backend("localhost:7777")).matches("config_backend_grpc");
+}
+
+#[test]
+fn cloudquery_files_run_on_built_in_connectors() {
+    let mut session = Session::new();
+    session.variable("CONNECTION_STRING", "postgres://me:pa:s#s@localhost/db");
+    session.file(
+        "sync.yml",
+        "kind: source
+spec:
+  name: pg # a comment with ${NOTHING}
+  path: cloudquery/postgresql
+  registry: cloudquery
+  version: \"v25.2.2\"
+  tables: [\"*\"]
+  skip_dependent_tables: true
+  destinations: [\"sqlite\"]
+  backend_options:
+    table_name: \"cq_state_pg\"
+    connection: \"@@plugins.sqlite.connection\"
+  spec:
+    connection_string: ${CONNECTION_STRING}
+---
+kind: destination
+spec:
+  name: sqlite
+  path: cloudquery/sqlite
+  registry: cloudquery
+  version: v2.7.4
+  write_mode: append
+  migrate_mode: safe
+  pk_mode: default
+  spec:
+    connection_string: ./db.sqlite
+",
+    );
+    session.secret("pa:s#s");
+    assert_eq!(session.run("validate-config sync.yml"), 0);
+    session.matches("config_cloudquery");
+}
+
+#[test]
+fn a_secret_of_a_file_is_not_shown() {
+    let mut session = Session::new();
+    session.hidden_file(
+        "sync.yml",
+        b"kind: source\nspec:\n  name: a\n  path: postgresql\n  tables: ['*']\n  destinations: [copy]\n  spec:\n    connection_string: postgres://me:hunter2@localhost:port/db\n    password: [hunter2\n",
+    );
+    session.secret("hunter2");
+    assert_eq!(session.run("sync sync.yml"), 2);
+    session.matches("config_secret");
+}
+
+#[test]
+fn flags_that_are_wrong() {
+    let mut session = Session::new();
+    for arguments in [
+        "sync",
+        "snyc shop.db copy.db",
+        "sync shop.db",
+        "sync shop.db copy.db other.db",
+        "sync shop.db copy.db --write-mode upsert",
+        "sync shop.db copy.db --lookback soon",
+        "sync sync.yml --table orders",
+        "sync mysql://me:hunter2@host/db copy.db",
+    ] {
+        assert_eq!(session.secret("hunter2").run(arguments), 2, "{arguments}");
+    }
+    session.matches("flags_wrong");
+}

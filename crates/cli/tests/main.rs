@@ -1,0 +1,11 @@
+//! What the user sees: every command as a transcript of stdout, stderr and exit code, compared
+//! with a file in `tests/transcripts`.
+
+// A broken expectation ends the test that made it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod commands;
+mod configuration;
+mod crash;
+mod data;
+mod transcript;
