@@ -43,14 +43,33 @@ impl PostgresDestination {
         Self { connector: Connector::new(target, schema), store, replaced: Mutex::default() }
     }
 
-    fn is_replaced(&self, table: &TablePlan) -> bool {
-        self.replaced.lock().is_ok_and(|replaced| replaced.contains(table.name()))
+    /// Whether this run has swapped the table in: another time there is nothing to swap.
+    async fn is_replaced(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        table: &TablePlan,
+        fence: &Fence,
+    ) -> Result<bool> {
+        if self.replaced.lock().is_ok_and(|replaced| replaced.contains(table.name())) {
+            return Ok(true);
+        }
+        if !plan.state_with_data {
+            return Ok(false);
+        }
+        Ok(store::finished_epoch(session, fence, table.name()).await? == Some(fence.epoch))
     }
 
-    async fn apply(&self, session: &Session, plan: &Plan, table: &TablePlan) -> Result<Committed> {
+    async fn apply(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        table: &TablePlan,
+        fence: &Fence,
+    ) -> Result<Committed> {
         match table.write_mode {
             WriteMode::Replace => {
-                if !self.is_replaced(table) {
+                if !self.is_replaced(session, plan, table, fence).await? {
                     replace::swap(session, plan, table).await?;
                 }
                 Ok(Committed::default())
@@ -202,7 +221,7 @@ impl Destination for PostgresDestination {
             // A table that no partition was read of has no writer that would have made it.
             changes::apply(&session, table).await?;
         }
-        let committed = self.apply(&session, plan, table).await?;
+        let committed = self.apply(&session, plan, table, fence).await?;
         if plan.state_with_data {
             let there = changes::find(&session, &table.target.name).await?;
             let record = TableRecord {

@@ -37,7 +37,13 @@ impl PostgresSource {
 
     async fn session(&self) -> Result<Session> {
         // Types of `public` are named without their schema, as its tables are.
-        Session::open(&self.target, &[("search_path", "public")]).await
+        let session = Session::open(&self.target, &[("search_path", "public")]).await?;
+        // A database without an encoding may hold any bytes. They come as they are, so that a
+        // text that is not UTF-8 is found with its column.
+        let raw = "SELECT pg_catalog.set_config('client_encoding', 'SQL_ASCII', false) \
+                   WHERE pg_catalog.current_setting('server_encoding') = 'SQL_ASCII'";
+        session.run("prepare the session", raw).await?;
+        Ok(session)
     }
 
     fn remember(&self, relations: &[Relation]) {

@@ -302,6 +302,21 @@ pub(crate) async fn save_record(
     Ok(())
 }
 
+/// The run that last finished a table, seen in the session's open transaction.
+pub(crate) async fn finished_epoch(
+    session: &Session,
+    fence: &Fence,
+    table: &TableName,
+) -> Result<Option<u64>> {
+    let rows = session.query(&SQL.tables(), &[&fence.sync]).await;
+    for row in rows.map_err(|e| session.error("read the table's record", e))? {
+        if table_from_columns(get(&row, 0)?, get(&row, 1)?) == *table {
+            return Ok(get::<Option<i64>>(&row, 5)?.map(unsigned));
+        }
+    }
+    Ok(None)
+}
+
 /// The `application_name` of a session that writes under this fence: a newer run finds it by the
 /// prefix and ends it.
 pub(crate) fn writer_name(fence: &Fence) -> String {

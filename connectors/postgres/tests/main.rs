@@ -3,6 +3,7 @@
 // This crate is test code: a broken expectation ends the test that made it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod destination;
 mod horizon;
 mod server;
 mod source;

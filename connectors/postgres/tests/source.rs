@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::server::{Reader, database, error, plan, plan_of, source, table};
 
-const TYPES: &str = "
+/// A table with a column of every type that PostgreSQL has.
+pub const TYPES: &str = "
 CREATE TYPE mood AS ENUM ('sad', 'it''s ok');
 CREATE DOMAIN positive AS int NOT NULL CHECK (VALUE > 0);
 CREATE TYPE pair AS (a int, b text);
@@ -150,6 +151,20 @@ async fn a_value_that_does_not_fit_names_its_column_and_text_helps() {
         let refused = error(reader.try_sync().await);
         assert_eq!(refused.kind(), ErrorKind::Data, "{make} {value}");
     }
+}
+
+#[tokio::test]
+async fn a_text_that_is_no_utf8_names_its_column() {
+    let server = Postgres::shared();
+    let name = format!("{}_ascii", database().name());
+    server.database("postgres").execute(&format!(
+        "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+    ));
+    let database = server.database(&name);
+    database.execute("CREATE TABLE t (id int, c text); INSERT INTO t VALUES (1, E'\\xff')");
+    let mut reader = Reader::new(database.url(), "t", None).await;
+    let refused = error(reader.try_sync().await);
+    assert_eq!((refused.kind(), refused.context_value("column")), (ErrorKind::Data, Some("c")));
 }
 
 #[tokio::test]

@@ -9,21 +9,31 @@ use serde_json::json;
 
 use crate::server;
 
-/// A new database for every case.
-struct Fresh(Database);
+/// A database, as both sides see it.
+pub struct System {
+    database: Database,
+    url: String,
+}
 
-impl Fresh {
-    fn new() -> Self {
-        Self(server::database())
+impl System {
+    /// A new database.
+    fn fresh() -> Self {
+        let database = server::database();
+        Self { url: database.url().to_owned(), database }
+    }
+
+    /// A database by another URL than its own: through a proxy, for example.
+    pub fn at(database: &Database, url: String) -> Self {
+        Self { database: database.clone(), url }
     }
 
     fn spec(&self) -> serde_json::Value {
-        json!({"connection_string": self.0.url()})
+        json!({"connection_string": self.url})
     }
 }
 
 #[async_trait]
-impl Harness for Fresh {
+impl Harness for System {
     async fn source(&self) -> Box<dyn Source> {
         PostgresConnector.source(self.spec()).await.unwrap()
     }
@@ -34,11 +44,11 @@ impl Harness for Fresh {
 
     async fn drop_table(&self, table: &TableName) {
         let schema = table.namespace.as_deref().unwrap_or("public");
-        self.0.execute(&format!("DROP TABLE \"{schema}\".\"{}\"", table.name));
+        self.database.execute(&format!("DROP TABLE \"{schema}\".\"{}\"", table.name));
     }
 }
 
-highwater_testkit::suites! { Fresh::new() =>
+highwater_testkit::suites! { System::fresh() =>
     destination, append, overwrite, delete_stale, append_dedup, replace, state, schema, types,
     source, cursor,
 }
