@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use highwater_core::{Instant, TableName};
 use highwater_engine::{Event, Observer};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 
 use crate::args::{Global, LogFormat};
@@ -58,10 +58,12 @@ impl Observer for Bars {
 }
 
 fn bar(table: &TableName) -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{spinner} {prefix} {human_pos} rows, {per_sec} {elapsed} {msg}",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let style =
+        ProgressStyle::with_template("{spinner} {prefix} {human_pos} rows, {rate} {elapsed} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner())
+            .with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{} rows/s", output::count(state.per_sec() as u64));
+            });
     let bar = output::bars().add(ProgressBar::new_spinner().with_style(style));
     bar.set_prefix(table.to_string());
     bar.enable_steady_tick(std::time::Duration::from_millis(100));

@@ -62,6 +62,54 @@ INSERT INTO orders VALUES (4, 'placed', '2026-01-05 08:00:00');",
     session.matches("sync");
 }
 
+/// The seed's arrangement: rows go to files that are only appended to, cursors to a database.
+#[test]
+fn cursors_are_kept_in_another_destination() {
+    let mut session = Session::new();
+    session.sql("shop.db", ORDERS).file(
+        "sync.yml",
+        "kind: source
+spec:
+  name: shop
+  path: cloudquery/sqlite
+  registry: cloudquery
+  version: v1.0.0
+  tables: [{name: orders, cursor: updated_at}]
+  destinations: [files]
+  backend_options:
+    table_name: cq_state_shop
+    connection: \"@@plugins.state.connection\"
+  spec:
+    connection_string: shop.db
+---
+kind: destination
+spec:
+  name: files
+  path: cloudquery/file
+  registry: cloudquery
+  version: v5.0.0
+  write_mode: append
+  spec:
+    path: out/{{TABLE}}/{{UUID}}.{{FORMAT}}
+    format: csv
+---
+kind: destination
+spec:
+  name: state
+  path: cloudquery/sqlite
+  registry: cloudquery
+  version: v2.7.4
+  spec:
+    connection_string: state.db
+",
+    );
+    assert_eq!(session.run("plan sync.yml"), 0);
+    assert_eq!(session.run("sync sync.yml"), 0);
+    assert_eq!(session.run("sync sync.yml"), 0);
+    assert_eq!(session.run("state show sync.yml"), 0);
+    session.matches("backend");
+}
+
 #[test]
 fn two_urls_are_enough() {
     let mut session = Session::new();

@@ -4,6 +4,8 @@
 use highwater_testkit::postgres::Postgres;
 use highwater_testkit::proxy::{Fault, Proxy};
 
+use rusqlite::Connection;
+
 use crate::transcript::Session;
 
 /// A SQLite database with one table `t`, and arguments that sync it into another.
@@ -71,7 +73,9 @@ fn a_source_that_is_not_there() {
 #[test]
 fn a_destination_that_is_read_only() {
     let mut session = table("id INTEGER PRIMARY KEY", "INSERT INTO t VALUES (1);");
-    assert_ne!(session.run("sync shop.db /proc/copy.db --name shop"), 0);
+    assert_eq!(session.run("sync shop.db /proc/copy.db --name shop"), 2);
+    Connection::open(session.path("copy.db")).unwrap().execute_batch("VACUUM").unwrap();
+    assert_eq!(session.run("sync shop.db sqlite:copy.db?mode=ro --name shop"), 2);
     session.matches("data_read_only");
 }
 

@@ -165,8 +165,8 @@ fn normal(text: &str, folder: &Path) -> String {
     let text = text.replace(&folder.display().to_string(), "[FOLDER]");
     let mut out = String::new();
     for line in text.lines() {
-        let line = replace_runs(line, |run| is_timestamp(run), "[TIME]");
-        let line = replace_runs(&line, |run| is_seconds(run), "[SECONDS]");
+        let line = replace_runs(line, is_timestamp, "[TIME]");
+        let line = replace_runs(&line, is_seconds, "[SECONDS]");
         let line = replace_value(&line, "_ms\": ", "[MILLISECONDS]");
         let line = replace_value(&line, "started_at\": ", "[MICROSECONDS]");
         let line = replace_value(&line, "sync_id\": ", "[ID]");

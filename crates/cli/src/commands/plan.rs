@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{at_job, at_table};
 use crate::args::{Global, LogFormat, SyncArgs};
+use crate::config::check;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs;
@@ -46,9 +47,10 @@ impl Plan {
                     continue;
                 }
             };
+            let backend = check::backend(&config, section)?.map(|b| b.spec.name.as_str());
             let mut destinations = Vec::new();
             for (target, planned) in job.request.targets.iter().zip(plans) {
-                text.push_str(&words(target, &planned));
+                text.push_str(&words(target, &planned, backend));
                 destinations.push(values(target, &planned));
                 for refused in planned.refused {
                     exit = exit.max(Exit::of_error(refused.error.kind()));
@@ -72,9 +74,14 @@ pub fn ddl(destination: &dyn Destination, plan: &TablePlan) -> Vec<String> {
     plan.changes.iter().flat_map(|change| destination.ddl(plan, change)).collect()
 }
 
-fn words(target: &Target, planned: &Planned) -> String {
+fn words(target: &Target, planned: &Planned, backend: Option<&str>) -> String {
     let plan = &planned.plan;
-    let kept = if plan.state_with_data { "with the rows" } else { "in another destination" };
+    let kept = match backend {
+        Some(backend) if !plan.state_with_data => {
+            format!("at {backend}, in highwater's own tables")
+        }
+        _ => "with the rows".to_owned(),
+    };
     let mut out = format!("{} → {} (cursors are kept {kept})\n\n", plan.sync, target.name);
     for table in plan.tables.values() {
         let mut lines = vec![("read", read_words(table)), ("write", write_words(table))];

@@ -163,31 +163,36 @@ fn stem(url: &str) -> String {
     word.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '-' }).collect()
 }
 
-/// The name of the sync of a URL: the same for every spelling of the same place, and without the
-/// password, so that a new password does not begin from the start.
+/// The name of the sync of a URL: the same for every spelling of the same place. Who asks, with
+/// which password and over which kind of connection does not count: another user or `sslmode`
+/// must not begin from the start.
 fn sync_name(kind: &str, url: &str) -> String {
     let canonical = match url.split_once("://").or_else(|| url.split_once(':')) {
-        Some((scheme, rest)) if scheme == kind || scheme == "file" => absolute(rest),
-        Some((_, rest)) => {
-            let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-            let query: Vec<&str> =
-                query.split('&').filter(|pair| !super::text::is_secret_key(pair)).collect();
-            let authority_end = address.find('/').unwrap_or(address.len());
-            let address = match address[..authority_end].rfind('@') {
-                Some(at) => {
-                    let user = address[..at].split(':').next().unwrap_or_default();
-                    format!("{user}{}", &address[at..])
-                }
-                None => address.to_owned(),
-            };
-            format!("{address}?{}", query.join("&"))
+        Some((scheme, rest)) if scheme == kind || scheme == "file" => {
+            absolute(rest.split('?').next().unwrap_or(rest))
         }
+        Some((_, rest)) => server_and_database(rest),
         None => absolute(url),
     };
     let hash = fnv1a(format!("{kind}:{canonical}").as_bytes()) & 0xff_ffff;
     let stem = stem(url);
     let stem = if stem.is_empty() { String::new() } else { format!("-{stem}") };
     format!("{kind}{stem}-{hash:06x}")
+}
+
+/// `host:port/database` of what follows `scheme://`, also where the query names them.
+fn server_and_database(rest: &str) -> String {
+    const PLACES: [&str; 3] = ["host", "port", "dbname"];
+    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority_end = address.find('/').unwrap_or(address.len());
+    let address = match address[..authority_end].rfind('@') {
+        Some(at) => &address[at + 1..],
+        None => address,
+    };
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let mut places: Vec<_> = pairs.filter(|(key, _)| PLACES.contains(key)).collect();
+    places.sort_unstable();
+    places.iter().fold(address.to_owned(), |all, (key, value)| format!("{all}&{key}={value}"))
 }
 
 /// A path without `.`, `..` and links, as far as it exists.
@@ -214,11 +219,14 @@ mod tests {
         assert_eq!(plain.len(), "postgresql-warehouse-".len() + 6);
         assert_eq!(plain, name("postgres://me:pw@host:5432/warehouse"));
         assert_eq!(plain, name("postgres://me:p@w@host:5432/warehouse"));
+        assert_eq!(plain, name("postgres://you@host:5432/warehouse?sslmode=require"));
         assert_ne!(plain, name("postgres://me@other:5432/warehouse"));
+        assert_ne!(plain, name("postgres://me@host:5432/warehouse?port=5433"));
         let file = |url| sync_name("sqlite", url);
         assert_eq!(file("shop.db"), file("./shop.db"));
         assert_eq!(file("shop.db"), file("sqlite:shop.db"));
         assert_eq!(file("shop.db"), file("sqlite://shop.db"));
+        assert_eq!(file("shop.db"), file("sqlite:shop.db?mode=ro"));
     }
 
     #[test]
