@@ -14,6 +14,7 @@
 //! `nobody`.
 
 mod install;
+mod pool;
 mod query;
 mod tls;
 
@@ -21,11 +22,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use install::{Installation, ServerUser};
+use pool::{Loan, Pool};
 pub use query::Row;
 
 /// The superuser of every cluster; needs no password.
@@ -66,7 +67,7 @@ pub struct Postgres {
     user: Option<ServerUser>,
     folder: PathBuf,
     port: u16,
-    databases: AtomicU32,
+    pool: Arc<Pool>,
     watchdog: Watchdog,
 }
 
@@ -92,7 +93,7 @@ impl Postgres {
         }
         let watchdog = Watchdog::start(&installation, user.as_ref(), &folder);
         let mut cluster =
-            Self { installation, user, folder, port: 0, databases: AtomicU32::new(0), watchdog };
+            Self { installation, user, folder, port: 0, pool: Arc::default(), watchdog };
         cluster.init();
         if options.tls {
             tls::write_certificates(&cluster.folder);
@@ -131,16 +132,20 @@ impl Postgres {
         self.folder.join("authority.crt")
     }
 
-    /// A new, empty database with a name of its own.
+    /// An empty database for this test alone. It belongs to the test until the last clone of the
+    /// returned value is dropped: keep it as long as anything uses its URL.
     pub fn create_database(&self) -> Database {
-        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.database(SUPERUSER).execute(&format!("CREATE DATABASE {name}"));
-        self.database(&name)
+        let loan = self.pool.lend(|name| self.url(name), SUPERUSER);
+        Database {
+            url: self.url(loan.name()),
+            name: loan.name().to_owned(),
+            _loan: Some(loan.into()),
+        }
     }
 
     /// An existing database.
     pub fn database(&self, name: &str) -> Database {
-        Database { url: self.url(name), name: name.to_owned() }
+        Database { url: self.url(name), name: name.to_owned(), _loan: None }
     }
 
     /// Ends all server processes at once, as a power cut would: connections break.
@@ -288,6 +293,7 @@ impl Drop for Postgres {
 pub struct Database {
     url: String,
     name: String,
+    _loan: Option<Arc<Loan>>,
 }
 
 impl Database {

@@ -19,6 +19,26 @@ fn databases_of_the_shared_cluster_are_separate() {
     assert!(b.try_execute("SELECT 1 FROM missing").unwrap_err().contains("42P01"));
 }
 
+#[test]
+fn a_database_that_is_given_back_is_empty_when_it_is_used_again() {
+    let cluster = Postgres::start(&Options::default());
+    let first = cluster.create_database();
+    first.execute("CREATE SCHEMA other; CREATE TABLE other.t (v int); CREATE TABLE t (v int)");
+    let (name, copy) = (first.name().to_owned(), first.clone());
+    drop(first);
+    let second = cluster.create_database();
+    assert_ne!(second.name(), name, "a clone still uses it");
+    drop(copy);
+    let third = cluster.create_database();
+    assert_eq!(third.name(), name);
+    third.execute("CREATE TABLE t (v int)");
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('public', 'other')";
+    assert_eq!(third.value(schemas).as_deref(), Some("1"));
+    third.execute("CREATE PUBLICATION p FOR TABLE t");
+    drop(third);
+    assert_ne!(cluster.create_database().name(), name, "it cannot be emptied for certain");
+}
+
 #[tokio::test]
 async fn the_guarded_role_needs_its_password() {
     let cluster = Postgres::shared();
