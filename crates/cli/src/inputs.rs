@@ -18,12 +18,19 @@ use crate::failure::Result;
 /// # Errors
 /// `Config` or `Unsupported` for what is wrong in files, URLs or flags.
 pub fn config(args: &SyncArgs) -> Result<Config> {
+    if let [one] = args.what.as_slice()
+        && endpoints::is_endpoint(one)
+    {
+        return Err(Error::config("A destination is missing behind the source")
+            .hint("highwater sync SOURCE_URL DESTINATION_URL")
+            .into());
+    }
     let config = any_config(args)?;
     check::complete(&config)?;
     Ok(config)
 }
 
-/// As [`config`], for commands that look at sources or destinations alone.
+/// As [`config`], for commands that look at sources or destinations alone: one URL is a source.
 ///
 /// # Errors
 /// As [`config`].
@@ -43,9 +50,7 @@ pub fn any_config(args: &SyncArgs) -> Result<Config> {
             }
             endpoints::config(source, destination, &url_tables(&args.tables)?)
         }
-        [_] => Err(Error::config("A destination is missing behind the source")
-            .hint("highwater sync SOURCE_URL DESTINATION_URL")
-            .into()),
+        [source] => endpoints::source_config(source, &url_tables(&args.tables)?),
         _ => Err(Error::config("One source and one destination can be given as URLs")
             .hint("several go into a configuration file; `highwater init` writes one")
             .into()),

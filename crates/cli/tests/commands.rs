@@ -171,6 +171,7 @@ fn state_is_shown_set_and_forgotten() {
 fn tables_are_described() {
     let mut session = shop();
     assert_eq!(session.run("tables sync.yml"), 0);
+    assert_eq!(session.run("tables shop.db --name shop --filter spec"), 0);
     assert_eq!(session.run("tables sync.yml --format markdown --filter spec"), 0);
     assert_eq!(session.run("tables sync.yml --json"), 0);
     assert!(session.path("cq-docs/shop/__tables.json").exists());

@@ -43,6 +43,14 @@ pub fn config(source: &str, destination: &str, tables: &UrlTables) -> Result<Con
     Ok(Config { sources: vec![source], destinations: vec![destination] })
 }
 
+/// The source that a URL or path names, without a destination.
+///
+/// # Errors
+/// `Config` when it is nothing that a connector knows.
+pub fn source_config(source: &str, tables: &UrlTables) -> Result<Config> {
+    Ok(Config { sources: vec![source_section(source, tables)?], destinations: Vec::new() })
+}
+
 fn source_section(url: &str, tables: &UrlTables) -> Result<Section<SourceSpec>> {
     let (connector, spec) = endpoint(url, Role::Source)?;
     let name = tables.sync.clone().unwrap_or_else(|| sync_name(connector.kind(), url));
