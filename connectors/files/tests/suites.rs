@@ -38,34 +38,6 @@ impl Harness for Fresh {
     }
 }
 
-highwater_testkit::suites! { Fresh::new() => destination, append, replace, state, source }
-
-/// The cases of other suites that need no write mode which files do not have.
-macro_rules! cases {
-    ($suite:ident: $($case:ident,)*) => {
-        mod $suite {
-            use super::*;
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    highwater_testkit::suites::$suite::$case(&Fresh::new()).await;
-                }
-            )*
-        }
-    };
-}
-
-cases! { types:
-    every_type_comes_back,
-    columns_are_described_as_announced,
-    hard_values_are_kept_or_refused,
-    a_type_that_nothing_stores_is_refused,
-}
-
-cases! { schema:
-    a_new_column_comes_with_its_first_rows,
-    an_abandoned_run_leaves_the_columns,
-    not_null_is_taken_away,
-    a_migration_adds_a_column,
-    a_type_is_widened_where_nothing_is_lost,
+highwater_testkit::suites! { Fresh::new() =>
+    destination, append, replace, state, schema, types, source,
 }

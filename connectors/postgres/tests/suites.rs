@@ -49,6 +49,6 @@ impl Harness for System {
 }
 
 highwater_testkit::suites! { System::fresh() =>
-    destination, append, overwrite, delete_stale, append_dedup, replace, state, schema, types,
+    destination, append, overwrite, delete_stale, append_dedup, replace, state, schema, schema_by_key, types, types_by_key,
     source, cursor,
 }

@@ -15,9 +15,9 @@
 //! impl Harness for Fresh { /* source(), destination(), drop_table() */ }
 //!
 //! highwater_testkit::suites! { Fresh::new().await =>
-//!     destination, append, overwrite, delete_stale, append_dedup, replace, // write modes
-//!     state, schema, types,                                               // any destination
-//!     source, cursor,                                                     // any source
+//!     destination, append, overwrite, delete_stale, append_dedup, replace,
+//!     state, schema, schema_by_key, types, types_by_key,
+//!     source, cursor,
 //! }
 //! ```
 //!
@@ -30,8 +30,8 @@
 //! | [`destination`] | every destination |
 //! | [`append`], [`overwrite`], [`delete_stale`], [`append_dedup`], [`replace`] | destinations with that write mode |
 //! | [`state`] | destinations that keep state with the data |
-//! | [`schema`] | destinations that can alter a table that has rows |
-//! | [`types`] | systems that are source and destination, with `overwrite` |
+//! | [`schema`], [`types`] | every destination that has a source to read it back |
+//! | [`schema_by_key`], [`types_by_key`] | those with `overwrite` and `append-dedup` |
 //! | [`source`] | every source |
 //! | [`cursor`] | sources with cursor fields that the user chooses |
 
@@ -43,9 +43,11 @@ pub mod destination;
 pub mod overwrite;
 pub mod replace;
 pub mod schema;
+pub mod schema_by_key;
 pub mod source;
 pub mod state;
 pub mod types;
+pub mod types_by_key;
 
 /// Makes a test of every case of the named suites; see [`mod@crate::suites`].
 #[macro_export]
@@ -151,24 +153,32 @@ macro_rules! suites {
         $crate::suites! { @cases schema $harness;
             a_new_column_comes_with_its_first_rows,
             an_abandoned_run_leaves_the_columns,
+            not_null_is_taken_away,
+            a_migration_adds_a_column,
+            a_type_is_widened_where_nothing_is_lost,
+        }
+    };
+    (@suite schema_by_key $harness:expr) => {
+        $crate::suites! { @cases schema_by_key $harness;
             a_new_column_is_overwritten_like_any_other,
             the_history_gets_a_new_column_too,
             a_dropped_column_stays_and_is_null,
             a_column_of_somebody_else_is_left_alone,
-            not_null_is_taken_away,
             a_key_is_added,
-            a_migration_adds_a_column,
-            a_type_is_widened_where_nothing_is_lost,
         }
     };
     (@suite types $harness:expr) => {
         $crate::suites! { @cases types $harness;
             every_type_comes_back,
-            every_type_is_overwritten,
             columns_are_described_as_announced,
-            keys_of_many_types_tell_rows_apart,
             hard_values_are_kept_or_refused,
             a_type_that_nothing_stores_is_refused,
+        }
+    };
+    (@suite types_by_key $harness:expr) => {
+        $crate::suites! { @cases types_by_key $harness;
+            every_type_is_overwritten,
+            keys_of_many_types_tell_rows_apart,
         }
     };
     (@suite source $harness:expr) => {
@@ -234,9 +244,11 @@ mod tests {
             ("overwrite", include_str!("suites/overwrite.rs")),
             ("replace", include_str!("suites/replace.rs")),
             ("schema", include_str!("suites/schema.rs")),
+            ("schema_by_key", include_str!("suites/schema_by_key.rs")),
             ("source", include_str!("suites/source.rs")),
             ("state", include_str!("suites/state.rs")),
             ("types", include_str!("suites/types.rs")),
+            ("types_by_key", include_str!("suites/types_by_key.rs")),
         ];
         for (suite, text) in files {
             let listed = this.split_once(&format!("@cases {suite} $harness;")).unwrap().1;

@@ -36,7 +36,8 @@ impl Harness for InMemory {
 }
 
 highwater_testkit::suites! { fresh() =>
-    destination, append, overwrite, delete_stale, append_dedup, replace, state, schema, types,
+    destination, append, overwrite, delete_stale, append_dedup, replace, state, schema,
+    schema_by_key, types, types_by_key,
 }
 
 #[tokio::test]

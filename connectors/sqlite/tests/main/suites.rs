@@ -23,6 +23,6 @@ impl Harness for File {
 
 highwater_testkit::suites! { File::new("PRAGMA user_version = 1") =>
     destination, append, overwrite, delete_stale, append_dedup, replace,
-    state, schema, types,
+    state, schema, schema_by_key, types, types_by_key,
     source, cursor,
 }

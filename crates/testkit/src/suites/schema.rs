@@ -12,23 +12,23 @@ use highwater_core::types::{NUMERIC, extension_field};
 use highwater_core::{Op, SchemaChange, Table, TableName, WriteMode};
 
 use crate::harness::Harness;
-use crate::job::{Job, Run, sync, upsert, visible, visible_history};
+use crate::job::{Job, Run, sync, upsert, visible};
 use crate::rows::assert_same;
-use crate::tables::{Item, TableChanges, item, item_table, items, loose_item_table};
+use crate::tables::{Item, TableChanges, item, item_table, items};
 
 fn job() -> Job {
     Job::new(item_table("items"), WriteMode::Append)
 }
 
 /// The items table with one more column, in front of others.
-fn wider() -> Table {
+pub(super) fn wider() -> Table {
     let mut fields: Vec<Field> =
         item_table("items").schema.fields().iter().map(|f| f.as_ref().clone()).collect();
     fields.insert(1, Field::new("extra", DataType::Utf8, true));
     Table::new(TableName::new("items"), fields).with_primary_key(["id"])
 }
 
-fn wider_rows(rows: &[(Item, Option<&str>)]) -> RecordBatch {
+pub(super) fn wider_rows(rows: &[(Item, Option<&str>)]) -> RecordBatch {
     let plain: Vec<_> = rows.iter().map(|(item, _)| item.clone()).collect();
     let mut columns = items(&wider(), &plain).columns().to_vec();
     columns[1] = Arc::new(rows.iter().map(|(_, extra)| *extra).collect::<StringArray>());
@@ -80,54 +80,6 @@ pub async fn an_abandoned_run_leaves_the_columns(harness: &dyn Harness) {
     assert_same(&visible(harness, &job).await, &[all]);
 }
 
-/// In `overwrite` a new column is filled in the rows that are read again.
-pub async fn a_new_column_is_overwritten_like_any_other(harness: &dyn Harness) {
-    let job = Job { write_mode: WriteMode::Overwrite, ..job() };
-    let first = [item(1, "a", 1), item(2, "b", 1)];
-    sync(harness, &job, &[upsert(&items(&item_table("items"), &first))]).await;
-    let job = job.of_table(wider());
-    let committed =
-        sync(harness, &job, &[upsert(&wider_rows(&[(item(1, "a", 1), Some("x"))]))]).await;
-    assert_eq!(committed.written, 1);
-    let all = wider_rows(&[(item(1, "a", 1), Some("x")), (item(2, "b", 1), None)]);
-    assert_same(&visible(harness, &job).await, &[all]);
-}
-
-/// In `append-dedup` history and final table get the new column together.
-pub async fn the_history_gets_a_new_column_too(harness: &dyn Harness) {
-    let job = Job::new(item_table("items"), WriteMode::AppendDedup);
-    sync(harness, &job, &[upsert(&items(&item_table("items"), &[item(1, "a", 1)]))]).await;
-    let job = job.of_table(wider());
-    sync(harness, &job, &[upsert(&wider_rows(&[(item(1, "a", 2), Some("x"))]))]).await;
-    let newest = wider_rows(&[(item(1, "a", 2), Some("x"))]);
-    assert_same(&visible(harness, &job).await, std::slice::from_ref(&newest));
-    let both = wider_rows(&[(item(1, "a", 1), None), (item(1, "a", 2), Some("x"))]);
-    assert_same(&visible_history(harness, &job).await, &[both]);
-}
-
-/// A column that the source no longer has stays; rows that come now have NULL there.
-pub async fn a_dropped_column_stays_and_is_null(harness: &dyn Harness) {
-    let keyed = Job { write_mode: WriteMode::Overwrite, ..job() }.of_table(wider());
-    let first = [(item(1, "a", 1), Some("x")), (item(2, "b", 1), Some("y"))];
-    sync(harness, &keyed, &[upsert(&wider_rows(&first))]).await;
-    // The engine keeps the column in the plan, and sends NULL.
-    let second = [(item(2, "b", 1), None), (item(3, "c", 2), None)];
-    sync(harness, &keyed, &[upsert(&wider_rows(&second))]).await;
-    let all = [first[0].clone(), second[0].clone(), second[1].clone()];
-    assert_same(&visible(harness, &keyed).await, &[wider_rows(&all)]);
-}
-
-/// A column that somebody else added to the table is left alone.
-pub async fn a_column_of_somebody_else_is_left_alone(harness: &dyn Harness) {
-    let keyed = Job { write_mode: WriteMode::Overwrite, ..job() };
-    let first = [(item(1, "a", 1), Some("theirs")), (item(2, "b", 1), Some("theirs"))];
-    sync(harness, &keyed.of_sync("other").of_table(wider()), &[upsert(&wider_rows(&first))]).await;
-    let rows = items(&item_table("items"), &[item(2, "B", 2), item(3, "c", 2)]);
-    sync(harness, &keyed, &[upsert(&rows)]).await;
-    let all = [first[0].clone(), (item(2, "B", 2), Some("theirs")), (item(3, "c", 2), None)];
-    assert_same(&visible(harness, &keyed).await, &[wider_rows(&all)]);
-}
-
 /// NOT NULL is taken away when the source no longer promises a value.
 pub async fn not_null_is_taken_away(harness: &dyn Harness) {
     let strict = job().of_table(item_table("items").not_null("value"));
@@ -137,17 +89,6 @@ pub async fn not_null_is_taken_away(harness: &dyn Harness) {
     sync(harness, &job(), &[upsert(&rows(&job().table, without.clone()))]).await;
     let all = items(&job().table, &[item(1, "a", 1), without]);
     assert_same(&visible(harness, &job()).await, &[all]);
-}
-
-/// A table that was filled without a key gets one when a mode needs it.
-pub async fn a_key_is_added(harness: &dyn Harness) {
-    let rows = |items_: &[Item]| items(&loose_item_table("items", &["id"]), items_);
-    let job = job().of_table(loose_item_table("items", &["id"]));
-    sync(harness, &job, &[upsert(&rows(&[item(1, "a", 1), item(2, "b", 1)]))]).await;
-    let keyed = Job { write_mode: WriteMode::Overwrite, ..job };
-    sync(harness, &keyed, &[upsert(&rows(&[item(2, "B", 2), item(3, "c", 2)]))]).await;
-    let all = [item(1, "a", 1), item(2, "B", 2), item(3, "c", 2)];
-    assert_same(&visible(harness, &keyed).await, &[rows(&all)]);
 }
 
 /// `migrate` makes the changes without rows; the rows stay.
