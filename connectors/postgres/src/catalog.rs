@@ -174,7 +174,7 @@ LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')";
 
 const READABLE: &str = "
-  AND NOT c.relispartition AND c.relpersistence <> 't'
+  AND NOT c.relispartition AND c.relpersistence <> 't' AND c.relname !~ '^_highwater_'
   AND n.nspname <> 'information_schema' AND n.nspname <> '_highwater' AND n.nspname !~ '^pg_'
   AND (cardinality($1::text[]) = 0 OR n.nspname = ANY ($1::text[]))
   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')

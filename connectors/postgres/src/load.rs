@@ -5,7 +5,7 @@ use std::pin::Pin;
 use arrow_array::RecordBatch;
 use bytes::{Bytes, BytesMut};
 use futures::SinkExt;
-use highwater_core::Result;
+use highwater_core::{Error, Result};
 use tokio_postgres::CopyInSink;
 
 use crate::encode::{HEADER, Prepared, Staged, TRAILER};
@@ -18,6 +18,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub(crate) struct Load {
     sink: Pin<Box<CopyInSink<Bytes>>>,
     buffer: BytesMut,
+    rows_sent: u64,
 }
 
 impl Load {
@@ -41,7 +42,7 @@ impl Load {
             .map_err(|e| session.error("begin to load rows", e))?;
         let mut buffer = BytesMut::with_capacity(CHUNK_BYTES * 2);
         buffer.extend_from_slice(HEADER);
-        Ok(Self { sink: Box::pin(sink), buffer })
+        Ok(Self { sink: Box::pin(sink), buffer, rows_sent: 0 })
     }
 
     /// Sends the rows of a batch.
@@ -55,6 +56,7 @@ impl Load {
         staged: Option<Staged>,
     ) -> Result<()> {
         let prepared = Prepared::new(rows, staged)?;
+        self.rows_sent += prepared.rows() as u64;
         let mut row = 0;
         while row < prepared.rows() {
             row = prepared.encode(row, CHUNK_BYTES, &mut self.buffer)?;
@@ -67,14 +69,22 @@ impl Load {
         Ok(())
     }
 
-    /// Ends the COPY; returns how many rows it has loaded.
+    /// Ends the COPY, and counts: every row that was sent has to be there.
     ///
     /// # Errors
-    /// `Data` when the server refuses a value; else as the server's.
-    pub(crate) async fn finish(mut self, session: &Session) -> Result<u64> {
+    /// `Data` when the server refuses a value, or leaves a row out (a trigger may); else as the
+    /// server's.
+    pub(crate) async fn finish(mut self, session: &Session) -> Result<()> {
         self.buffer.extend_from_slice(&TRAILER);
         let failed = |e| session.error("load rows", e);
         self.sink.feed(self.buffer.split().freeze()).await.map_err(failed)?;
-        self.sink.as_mut().finish().await.map_err(failed)
+        let loaded = self.sink.as_mut().finish().await.map_err(failed)?;
+        if loaded == self.rows_sent {
+            return Ok(());
+        }
+        Err(Error::data("PostgreSQL loaded another number of rows than were sent")
+            .context("sent", self.rows_sent)
+            .context("loaded", loaded)
+            .hint("a trigger on the destination table leaves rows out: disable it, or write into a table without it"))
     }
 }

@@ -442,7 +442,7 @@ impl Open {
     /// Ends the COPY that is open.
     async fn finish_load(&mut self) -> Result<()> {
         let Some((name, load)) = self.load.take() else { return Ok(()) };
-        load.finish(&self.session).await.map(drop).map_err(|error| error.context("table", name))
+        load.finish(&self.session).await.map_err(|error| error.context("table", name))
     }
 
     /// Removes rows from a table that this transaction has made: everything that was sent before

@@ -253,3 +253,23 @@ async fn tls_checks_what_sslmode_says() {
     assert_eq!(error(destination(&url).await.check().await).kind(), ErrorKind::Config);
     destination(&format!("{}?sslmode=prefer", plain.url())).await.check().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_trigger_that_leaves_rows_out_is_noticed() {
+    let to = database();
+    let job = Job::new(item_table("t"), WriteMode::Append);
+    let rows = [item(1, "a", 1), item(2, "b", 2)];
+    let change = upsert(&items(&job.table, &rows));
+    let first = sync_at(destination(to.url()).await, &job, std::slice::from_ref(&change)).await;
+    first.unwrap_or_else(|e| panic!("{}", e.full_message()));
+    to.execute(
+        "CREATE FUNCTION odd_only() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN IF NEW.id % 2 = 0 THEN RETURN NULL; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER odd_only BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION odd_only()",
+    );
+    let second = sync_at(destination(to.url()).await, &job, &[change]).await;
+    let error = second.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+    assert!(error.message().contains("another number of rows"), "{error}");
+    assert_eq!(to.value("SELECT count(*) FROM t").as_deref(), Some("2"));
+}

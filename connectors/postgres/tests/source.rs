@@ -106,6 +106,7 @@ async fn tables_views_and_keys_are_discovered_and_system_schemas_are_not() {
     let database = database();
     database.execute(
         "CREATE SCHEMA other; CREATE SCHEMA _highwater; CREATE TABLE _highwater.state (a int);
+         CREATE TABLE _highwater_t_tombstones (a int);
          CREATE TABLE other.t (b int, a text NOT NULL, PRIMARY KEY (a, b));
          CREATE TABLE \"Odd \"\"name\" (\"a b\" int NOT NULL);
          CREATE VIEW v AS SELECT 1 AS one",

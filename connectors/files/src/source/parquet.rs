@@ -5,7 +5,7 @@ use std::fs::File;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use highwater_core::types::type_name;
+use highwater_core::types::{DECLARED, DEFINITION, type_name};
 use highwater_core::{Error, LogicalType, Result};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -38,6 +38,18 @@ fn expanded(data_type: &DataType) -> DataType {
     }
 }
 
+/// A type that a user of some system defined stays behind: its definition may hold expressions,
+/// and a file from anywhere must not have them run at a destination. The values are its text, or
+/// those of its base type.
+fn without_definition(mut field: Field) -> Field {
+    let mut metadata = field.metadata().clone();
+    if metadata.remove(DEFINITION).is_some() {
+        metadata.remove(DECLARED);
+        field.set_metadata(metadata);
+    }
+    field
+}
+
 /// The columns of all files of a table. A column that some files do not have may be NULL; types
 /// that differ become the wider one if that holds every value of both.
 pub(crate) fn columns<'a>(files: impl Iterator<Item = &'a SourceFile>) -> Result<Vec<Column>> {
@@ -50,7 +62,9 @@ pub(crate) fn columns<'a>(files: impl Iterator<Item = &'a SourceFile>) -> Result
             }
         }
         for field in schema.fields() {
-            let field = field.as_ref().clone().with_data_type(expanded(field.data_type()));
+            let field = without_definition(field.as_ref().clone());
+            let data_type = expanded(field.data_type());
+            let field = field.with_data_type(data_type);
             LogicalType::of(&field).map_err(|e| {
                 e.context("file", file.path.display()).hint(format!(
                     "leave it out: name the other columns in `columns` of the table (without `{}`)",
@@ -204,4 +218,21 @@ fn widened(from: &Field, array: &ArrayRef, to: &Field) -> Result<ArrayRef> {
     cast_with_options(array, to.data_type(), &options).map_err(|_| {
         failed(Error::data("A value does not fit the type that all files of the table share"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_core::types::with_metadata;
+
+    use super::*;
+
+    #[test]
+    fn a_file_brings_no_definition_of_a_type_along() {
+        let text = || Field::new("c", DataType::Utf8, true);
+        let inet = with_metadata(text(), DECLARED, "postgresql:inet");
+        assert_eq!(without_definition(inet.clone()), inet);
+        let domain = with_metadata(text(), DECLARED, "postgresql:email");
+        let domain = with_metadata(domain, DEFINITION, "[{\"kind\":\"domain\"}]");
+        assert_eq!(without_definition(domain), text());
+    }
 }
