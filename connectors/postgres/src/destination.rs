@@ -18,6 +18,7 @@ use crate::catalog::{self, Selection, get};
 use crate::changes;
 use crate::conninfo::Target;
 use crate::dialect::{PostgresDialect, STATE_SCHEMA};
+use crate::outcome;
 use crate::replace;
 use crate::session::{Session, quote};
 use crate::store::{self, PostgresStore};
@@ -58,6 +59,12 @@ impl PostgresDestination {
             return Ok(false);
         }
         Ok(store::finished_epoch(session, fence, table.name()).await? == Some(fence.epoch))
+    }
+
+    /// Whether a finish whose reply was lost has happened.
+    async fn is_finished(&self, backend: i32, fence: &Fence, table: &TablePlan) -> Result<bool> {
+        let session = self.connector.writer_session(fence).await?;
+        outcome::is_finished(&session, backend, fence, table.name()).await
     }
 
     async fn apply(
@@ -213,6 +220,7 @@ impl Destination for PostgresDestination {
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
         let session = self.connector.writer_session(fence).await?;
+        let backend = outcome::backend(&session).await?;
         session.run("begin", "BEGIN").await?;
         if plan.state_with_data {
             check_fence(&session, fence).await?;
@@ -234,7 +242,14 @@ impl Destination for PostgresDestination {
             store::save_record(&session, fence, table.name(), &record).await?;
         }
         crash::at(CrashPoint::FinishApplied);
-        session.run("commit", "COMMIT").await?;
+        if let Err(error) = session.batch_execute("COMMIT").await {
+            let is_lost = plan.state_with_data && outcome::is_lost(&error);
+            let error = session.error("commit", error);
+            drop(session);
+            if !is_lost || !self.is_finished(backend, fence, table).await? {
+                return Err(error);
+            }
+        }
         if let Ok(mut replaced) = self.replaced.lock() {
             replaced.insert(table.name().clone());
         }

@@ -3,14 +3,14 @@
 //! The number of the commit is written in the transaction of the data. To read it, the older
 //! session has to be over: it is ended, and the lease row that it may still hold is waited for.
 
-use highwater_core::{Error, Fence, Result};
+use highwater_core::{Error, Fence, Result, TableName};
 use highwater_sql::state::StateSql;
 use tokio_postgres::types::Type;
 
 use crate::catalog::{self, get};
 use crate::dialect::PostgresDialect;
 use crate::session::Session;
-use crate::store::epoch;
+use crate::store::{self, epoch};
 
 const SQL: StateSql<'static> = StateSql(&PostgresDialect);
 
@@ -41,13 +41,7 @@ pub(crate) async fn find_out(
     sequence: i64,
     lost: Error,
 ) -> Result<()> {
-    let end = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-               WHERE pid = $1 AND application_name = pg_catalog.current_setting('application_name') \
-               AND usename = current_user";
-    catalog::rows(session, end, &[(&backend, Type::INT4)]).await?;
-    session.run("begin", "BEGIN").await?;
-    let held = session.query(&SQL.look_at_lease(true), &[&fence.sync]).await;
-    held.map_err(|e| session.error("wait for the lost session", e))?;
+    after(session, backend, fence).await?;
     let rows = session.query(&SQL.sequence(), &[&fence.sync, &writer]).await;
     let rows = rows.map_err(|e| session.error("read the number of the commit", e))?;
     session.run("end the look-up", "COMMIT").await?;
@@ -56,4 +50,29 @@ pub(crate) async fn find_out(
         None => None,
     };
     if found == Some((epoch(fence), sequence)) { Ok(()) } else { Err(lost) }
+}
+
+/// Whether this run has finished the table: as [`find_out`], for the transaction of `finish`.
+pub(crate) async fn is_finished(
+    session: &Session,
+    backend: i32,
+    fence: &Fence,
+    table: &TableName,
+) -> Result<bool> {
+    after(session, backend, fence).await?;
+    let finished = store::finished_epoch(session, fence, table).await?;
+    session.run("end the look-up", "COMMIT").await?;
+    Ok(finished == Some(fence.epoch))
+}
+
+/// Opens a transaction that sees what became of the lost session's.
+async fn after(session: &Session, backend: i32, fence: &Fence) -> Result<()> {
+    let end = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+               WHERE pid = $1 AND application_name = pg_catalog.current_setting('application_name') \
+               AND usename = current_user";
+    catalog::rows(session, end, &[(&backend, Type::INT4)]).await?;
+    session.run("begin", "BEGIN").await?;
+    let held = session.query(&SQL.look_at_lease(true), &[&fence.sync]).await;
+    held.map_err(|e| session.error("wait for the lost session", e))?;
+    Ok(())
 }
