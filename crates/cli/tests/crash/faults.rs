@@ -57,9 +57,12 @@ fn at_every_commit(mode: WriteMode, fault: fn(u64) -> Fault, code_when_fired: &[
 /// finds out, and goes on.
 #[test]
 fn a_lost_reply_of_commit_is_found_out() {
-    for mode in [WriteMode::Append, WriteMode::AppendDedup, WriteMode::Replace] {
+    // 75: the one that takes the lease.
+    for mode in [WriteMode::Append, WriteMode::AppendDedup] {
         at_every_commit(mode, |nth| Fault::LoseCommitReply { nth }, &[75]);
     }
+    // 3: the one that makes the table to be filled, before any row; it is not worth finding out.
+    at_every_commit(WriteMode::Replace, |nth| Fault::LoseCommitReply { nth }, &[3, 75]);
 }
 
 /// The connection is cut before the server sees the COMMIT: nothing of it is there, and a later
