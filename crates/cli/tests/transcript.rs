@@ -168,7 +168,6 @@ fn normal(text: &str, folder: &Path) -> String {
         let line = replace_runs(line, is_timestamp, "[TIME]");
         let line = replace_runs(&line, is_seconds, "[SECONDS]");
         let line = replace_value(&line, "_ms\": ", "[MILLISECONDS]");
-        let line = replace_value(&line, "started_at\": ", "[MICROSECONDS]");
         let line = replace_value(&line, "sync_id\": ", "[ID]");
         let line = replace_value(&line, "highwater:", "[ID]");
         out.push_str(line.trim_end());

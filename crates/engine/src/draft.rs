@@ -111,7 +111,7 @@ impl Drafter<'_> {
             ))
             .context("table", &table.name)
             .context("destination", &self.target.name)
-            .hint(format!("write_mode: {}", known.join(" | "))));
+            .hint(format!("write_mode: {0} (with URLs: --write-mode {0})", known.join(" | "))));
         }
         if write_mode == WriteMode::AppendDedup && primary_key.is_empty() {
             return Err(Error::config(

@@ -12,7 +12,8 @@ pub struct Summary {
     pub sync: String,
     /// This run.
     pub sync_id: String,
-    /// When it began.
+    /// When it began, as RFC 3339 in UTC.
+    #[serde(serialize_with = "as_rfc3339")]
     pub started_at: Instant,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
@@ -96,6 +97,10 @@ impl From<&Error> for Failure {
             hint: error.hint_text().map(str::to_owned),
         }
     }
+}
+
+fn as_rfc3339<S: serde::Serializer>(at: &Instant, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&at.to_rfc3339())
 }
 
 fn as_text<S: serde::Serializer>(guarantee: &Guarantee, serializer: S) -> Result<S::Ok, S::Error> {
