@@ -1,7 +1,7 @@
 //! Faults from outside: the network, signals, a second run.
 
 use highwater_core::WriteMode;
-use highwater_testkit::postgres::Postgres;
+use highwater_testkit::postgres::{Options, Postgres};
 use highwater_testkit::proxy::{Fault, Proxy};
 use highwater_testkit::tables::Random;
 use tempfile::TempDir;
@@ -114,6 +114,34 @@ fn a_run_that_sleeps_before_its_manifest_is_overtaken_on_files() {
     // The first manifest of a run is the one that takes the lease.
     for point in ["stage.rows:1", "file.written:1", "file.manifest_staged:2"] {
         a_run_that_sleeps_is_overtaken(Pair::SqliteToFiles, WriteMode::Append, point);
+    }
+}
+
+/// The destination's server crashes while a run is inside its commit, or has just made it, and
+/// comes back: what was committed is there, the run ends with an error, the next one goes on.
+#[test]
+fn a_server_that_crashes_keeps_what_was_committed() {
+    let cluster = Postgres::start(&Options { durable: true, ..Options::default() });
+    for point in ["stage.batch:1", "commit.state:1", "commit.done:1", "finish.applied:1"] {
+        let mut scenario = Scenario::between(
+            TempDir::new().unwrap(),
+            Box::new(PostgreSql::new()),
+            Box::new(PostgreSql::on(&cluster)),
+            WriteMode::Append,
+            12,
+        );
+        let crash = format!("{point}:stop");
+        let mut child = scenario.program.start(&scenario.arguments, Some(&crash));
+        assert!(child.wait_until_stopped(), "{point}: {}", child.wait().stderr);
+        cluster.stop_immediate();
+        cluster.restart();
+        child.signal("CONT");
+        let ended = child.wait();
+        assert!(matches!(ended.code, Some(0 | 1 | 3 | 75)), "{point}: {ended:?}");
+        scenario.died();
+        scenario.sync().unwrap_or_else(|wrong| panic!("{point}: {wrong}"));
+        scenario.change();
+        scenario.sync().unwrap_or_else(|wrong| panic!("{point}: {wrong}"));
     }
 }
 

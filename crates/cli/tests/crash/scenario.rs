@@ -108,9 +108,9 @@ impl Scenario {
         let (source, out) = (self.folder.path().join("source.db"), self.destination.url());
         let state = self.folder.path().join("state.db");
         let (mode, read_mode) = (self.mode, read_mode(self.mode));
-        let mut text = format!(
+        let mut text =
             "kind: source\nspec:\n  name: crash\n  path: sqlite\n  destinations: [files]\n"
-        );
+                .to_owned();
         if state_apart {
             text.push_str(
                 "  backend_options:\n    table_name: cursors\n    connection: \"@@plugins.state.connection\"\n",

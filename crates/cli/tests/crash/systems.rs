@@ -86,7 +86,12 @@ pub struct PostgreSql {
 impl PostgreSql {
     /// An empty one.
     pub fn new() -> Self {
-        let database = Postgres::shared().create_database();
+        Self::on(Postgres::shared())
+    }
+
+    /// An empty one in another cluster.
+    pub fn on(cluster: &Postgres) -> Self {
+        let database = cluster.create_database();
         let url = database.url().to_owned();
         Self { database, url }
     }
