@@ -355,8 +355,12 @@ impl Watchdog {
         const SCRIPT: &str = r#"
             trap '' INT TERM HUP
             cat >/dev/null
-            "$1" stop -D "$2/data" -m immediate -s >/dev/null 2>&1
-            rm -rf "$2"
+            # More than once: an initdb or a start that was under way may still make files.
+            for attempt in 1 2 3 4 5 6 7 8 9 10; do
+                "$1" stop -D "$2/data" -m immediate -s >/dev/null 2>&1
+                rm -rf "$2" && break
+                sleep 1
+            done
         "#;
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT, "sh"]).arg(installation.program("pg_ctl")).arg(folder);
