@@ -86,6 +86,20 @@ pub trait Destination: Send + Sync {
     /// `Unsupported` when values of this type cannot be stored without changing them.
     fn stored_field(&self, field: &Field) -> Result<Field>;
 
+    /// Whether every value of a column stored as `wanted` fits into the column `present`
+    /// unchanged. Both are fields as [`Self::describe`] shows them, of one logical type; systems
+    /// with lengths and precisions in their types (`varchar(3)`, `timestamp(0)`) compare these.
+    fn holds(&self, wanted: &Field, present: &Field) -> bool {
+        let _ = (wanted, present);
+        true
+    }
+
+    /// What tells this system from every other: two connectors over one database give one text.
+    /// `None` where that cannot be known. Used to refuse a table that would be copied into itself.
+    async fn place(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// The statements that make `change` to the table of `plan`, for people to read. What is
     /// executed is the same.
     fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String>;

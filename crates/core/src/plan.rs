@@ -93,6 +93,11 @@ named_enum! {
     }
 }
 
+/// Metadata column: when the sync began that brought the row.
+pub const SYNC_TIME: &str = "_cq_sync_time";
+/// Metadata column: the source that brought the row.
+pub const SOURCE_NAME: &str = "_cq_source_name";
+
 /// One run of one source, and what it will do to each table at one destination.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
@@ -126,7 +131,8 @@ pub struct TablePlan {
     /// What happens to rows without a cursor value.
     pub null_cursor: NullCursor,
     /// How far behind the last position an incremental read starts again: seconds for dates and
-    /// times, units for numbers. Rows already delivered are recognised and not sent again.
+    /// times, units for numbers. Rows already delivered are recognised and not sent again. It acts
+    /// from the first sync that has it: rows that earlier syncs have passed over stay unread.
     pub lookback: u64,
     /// How long rows stay in the history table of `append-dedup`, in seconds; `None`: for ever.
     pub history_retention_seconds: Option<u64>,

@@ -136,6 +136,11 @@ pub trait Source: Send + Sync {
     /// how to leave it out.
     async fn discover(&self, only: Option<&[String]>) -> Result<Vec<Table>>;
 
+    /// As [`crate::Destination::place`].
+    async fn place(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// How often a row version of this table is sent, seen over syncs.
     fn delivery(&self, table: &TablePlan) -> SourceDelivery;
 

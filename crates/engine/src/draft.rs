@@ -33,6 +33,13 @@ impl Drafter<'_> {
             drafts.push(self.draft(table)?);
         }
         self.check_names(&drafts)?;
+        let place = self.source.place().await?;
+        if place.is_some() && place == self.target.destination.place().await? {
+            let own = drafts.iter().find(|d| same_table(d.name(), &d.target.name));
+            if let Some(own) = own {
+                return Err(into_itself(own));
+            }
+        }
         for draft in &mut drafts {
             let notes = self.source.review(draft).await?;
             draft.notes.extend(notes);
@@ -43,7 +50,8 @@ impl Drafter<'_> {
     /// Settles modes, keys and columns of a table, without looking at the destination's table.
     fn draft(&self, selected: &Selected<'_>) -> Result<TablePlan> {
         let (table, options) = (selected.table, selected.options);
-        let source = Arc::new(selection::project(table, options)?);
+        let read = selection::project(table, options)?;
+        let source = Arc::new(metadata::without_stamps(read, self.target.metadata_columns));
         let write_mode = options.write_mode.unwrap_or(self.target.write_mode);
         let read_mode = read_mode(table, options, write_mode)?;
         let primary_key = options.primary_key.clone().unwrap_or_else(|| table.primary_key.clone());
@@ -51,15 +59,19 @@ impl Drafter<'_> {
         for column in primary_key.iter().chain(&cursor_field) {
             selection::require_column(&source, column)?;
         }
+        check_key(table, &primary_key)?;
         self.check_mode(table, write_mode, &primary_key, cursor_field.as_ref())?;
         let mut notes = Vec::new();
         if let Some(note) = mode_note(read_mode, write_mode, &primary_key) {
             notes.push(note);
         }
+        if options.lookback.is_some_and(|l| l > 0) && read_mode == ReadMode::Incremental {
+            notes.push(LOOKBACK_NOTE.to_owned());
+        }
         // Rows of an append are versions: the key of the source is not unique among them.
         let target_key = if write_mode == WriteMode::Append { Vec::new() } else { primary_key };
         let name = self.target_name(table, options);
-        let mut fields = metadata::fields(self.target.metadata_columns, &source);
+        let mut fields = metadata::fields(self.target.metadata_columns);
         fields.extend(source.schema.fields().iter().map(|f| f.as_ref().clone()));
         let target = Table::new(name, fields).with_primary_key(target_key);
         let mut plan = TablePlan {
@@ -144,6 +156,7 @@ impl Drafter<'_> {
             let mut names = vec![draft.target.name.clone()];
             if draft.write_mode == WriteMode::AppendDedup {
                 names.push(draft.history_name());
+                schema::check_history_columns(&draft.target)?;
             }
             for name in names {
                 if name.name.len() > capabilities.identifier_bytes_max {
@@ -161,6 +174,33 @@ impl Drafter<'_> {
         }
         Ok(())
     }
+}
+
+const LOOKBACK_NOTE: &str = "The lookback acts from the first sync that has it: rows that earlier \
+                             syncs have passed over need a `state reset`.";
+
+fn check_key(table: &Table, primary_key: &[String]) -> Result<()> {
+    let twice = primary_key.iter().enumerate().find(|(i, k)| primary_key[..*i].contains(k));
+    match twice {
+        None => Ok(()),
+        Some((_, column)) => Err(Error::config("The primary key names a column twice")
+            .context("table", &table.name)
+            .context("column", column)
+            .hint("name each column of the key once")),
+    }
+}
+
+/// Where a table would be copied into itself.
+fn into_itself(table: &TablePlan) -> Error {
+    Error::config("The destination table is the source table itself")
+        .context("table", table.name())
+        .hint("give it another name at the destination: `target: …` in its entry, or `--target …`")
+}
+
+/// Whether two names mean one table; PostgreSQL's default namespace is `public`.
+fn same_table(a: &TableName, b: &TableName) -> bool {
+    let namespace = |name: &TableName| name.namespace.clone().unwrap_or_else(|| "public".into());
+    a.name == b.name && namespace(a) == namespace(b)
 }
 
 fn read_mode(table: &Table, options: &TableOptions, write_mode: WriteMode) -> Result<ReadMode> {

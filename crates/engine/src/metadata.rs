@@ -2,25 +2,33 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
+use arrow_array::{
+    ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+    new_null_array,
+};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
+use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::{Batch, Error, MetadataColumns, Op, Plan, Result, Table, TablePlan};
 
-/// When the sync began that brought the row. From CloudQuery's command line.
-pub const SYNC_TIME: &str = "_cq_sync_time";
-/// The source that brought the row. From CloudQuery's command line.
-pub const SOURCE_NAME: &str = "_cq_source_name";
-
-/// The columns added in front of those of `source`, but for those that it has itself.
-pub(crate) fn fields(columns: MetadataColumns, source: &Table) -> Vec<Field> {
+/// The columns added in front of those of the source.
+pub(crate) fn fields(columns: MetadataColumns) -> Vec<Field> {
     if columns == MetadataColumns::None {
         return Vec::new();
     }
     let instant = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
-    [Field::new(SYNC_TIME, instant, true), Field::new(SOURCE_NAME, DataType::Utf8, true)]
-        .into_iter()
-        .filter(|f| source.field(f.name()).is_none())
-        .collect()
+    vec![Field::new(SYNC_TIME, instant, true), Field::new(SOURCE_NAME, DataType::Utf8, true)]
+}
+
+/// Takes columns out of what is read that the destination gets from this sync: a table that was
+/// itself filled by a sync brings the stamps of that one along.
+pub(crate) fn without_stamps(mut source: Table, columns: MetadataColumns) -> Table {
+    let stamps = fields(columns);
+    if stamps.iter().any(|stamp| source.field(stamp.name()).is_some()) {
+        let kept = source.schema.fields().iter();
+        let kept = kept.filter(|f| stamps.iter().all(|stamp| stamp.name() != f.name()));
+        source.schema = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
+    }
+    source
 }
 
 /// The batch with the columns of the plan's target: the source's own, metadata columns filled,
@@ -51,16 +59,19 @@ pub(crate) fn shape(batch: &Batch, plan: &Plan, table: &TablePlan) -> Result<Bat
                 .collect::<Vec<_>>(),
         )),
     };
-    let rows = RecordBatch::try_new(schema, columns)
+    // A table may have no columns, and still rows.
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    let rows = RecordBatch::try_new_with_options(schema, columns, &options)
         .map_err(|e| Error::from(e).context("table", table.name()))?;
     Ok(Batch { table: Arc::clone(&table.source), op: batch.op, rows })
 }
 
 fn constant(field: &Field, plan: &Plan, rows: usize) -> ArrayRef {
     match field.name().as_str() {
-        SYNC_TIME => Arc::new(
-            TimestampMicrosecondArray::from_value(plan.started_at.0, rows).with_timezone("UTC"),
-        ),
+        SYNC_TIME => {
+            let stamps = TimestampMicrosecondArray::from_value(plan.started_at.0, rows);
+            Arc::new(stamps.with_data_type(field.data_type().clone()))
+        }
         SOURCE_NAME => {
             Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&plan.sync, rows)))
         }

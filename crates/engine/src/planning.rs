@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow_schema::{Field, Schema};
+use arrow_schema::{DataType, Field, Schema, TimeUnit};
+use highwater_core::plan::SYNC_TIME;
 use highwater_core::{
-    Destination, Error, Instant, Plan, ReadMode, Result, Source, State, StateStore, Table,
-    TablePlan, WriteMode,
+    Destination, Error, Instant, Plan, ReadMode, Result, SchemaChange, Source, State, StateStore,
+    Table, TablePlan, WriteMode,
 };
 
 use crate::draft::Drafter;
@@ -159,7 +160,11 @@ impl<'a> Selector<'a> {
             keep_dropped_columns(draft, &existing.table, known);
         }
         let destination: &dyn Destination = target.destination.as_ref();
+        if let Some(existing) = &existing {
+            keep_stamp_type(draft, &existing.table);
+        }
         draft.changes = schema::changes(destination, draft, existing.map(|e| e.table).as_ref())?;
+        note_new_columns(draft);
         if !draft.changes.is_empty() && !target.may_migrate {
             return Err(Error::schema(
                 "The destination table would have to be changed, and --no-migrate forbids it",
@@ -169,6 +174,44 @@ impl<'a> Selector<'a> {
             .hint("run `highwater migrate` first, or leave --no-migrate out"));
         }
         Ok(())
+    }
+}
+
+/// The time stamp of a sync takes the type that the destination's table has for it: CloudQuery
+/// makes it without a zone there.
+fn keep_stamp_type(draft: &mut TablePlan, existing: &Table) {
+    let Some(there) = existing.field(SYNC_TIME) else { return };
+    let is_stamp = draft.source.field(SYNC_TIME).is_none()
+        && draft.target.field(SYNC_TIME).is_some()
+        && there.data_type() == &DataType::Timestamp(TimeUnit::Microsecond, None);
+    if !is_stamp {
+        return;
+    }
+    let target = Arc::make_mut(&mut draft.target);
+    let fields = target.schema.fields().iter().map(|field| match field.name().as_str() {
+        SYNC_TIME => Arc::new(Field::new(SYNC_TIME, there.data_type().clone(), true)),
+        _ => Arc::clone(field),
+    });
+    target.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+}
+
+/// Rows that were delivered before a column came have no value in it.
+fn note_new_columns(draft: &mut TablePlan) {
+    let new: Vec<_> = draft
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            SchemaChange::AddColumn(field) => Some(field.name().as_str()),
+            _ => None,
+        })
+        .collect();
+    if !new.is_empty() && draft.read_mode == ReadMode::Incremental {
+        let note = format!(
+            "New at the destination: {}. Rows that were delivered before have NULL there until \
+             they change; a `state reset` copies them again.",
+            new.join(", ")
+        );
+        draft.notes.push(note);
     }
 }
 

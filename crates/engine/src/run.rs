@@ -72,8 +72,7 @@ impl<'a> Run<'a> {
     /// keeps its older cursor, as long as there is another one.
     ///
     /// # Errors
-    /// What concerns the source or the configuration, and what keeps every destination out. The
-    /// leases that were taken are given back.
+    /// What concerns the source or the configuration, and what keeps every destination out.
     pub(crate) async fn begin(
         source: Arc<dyn Source>,
         request: &'a SyncRequest,
@@ -98,11 +97,11 @@ impl<'a> Run<'a> {
         for (index, drafts) in drafts.into_iter().enumerate() {
             match run.take_seat(index, drafts, &lease, &selector).await {
                 Ok(()) => {}
-                Err(error) if matters_to_all(error.kind()) => {
-                    run.release().await;
-                    return Err(error);
-                }
                 Err(error) => {
+                    let error = match &request.targets[..] {
+                        [_] => error,
+                        targets => error.context("destination", &targets[index].name),
+                    };
                     run.ledger.destination_failed(index, &error);
                     refusal.get_or_insert(error);
                 }
@@ -300,12 +299,6 @@ impl<'a> Run<'a> {
             stopped,
         )
     }
-}
-
-/// Whether an error at one destination concerns the whole run: it was asked for something that
-/// cannot be.
-fn matters_to_all(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Config | ErrorKind::Unsupported | ErrorKind::Internal)
 }
 
 /// Shows signs of life until the run ends, and stops the run when a newer one has taken over.

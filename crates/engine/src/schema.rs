@@ -35,7 +35,7 @@ pub(crate) fn changes(
     for (field, stored) in plan.target.schema.fields().iter().zip(&stored) {
         match existing.field(field.name()) {
             None => changes.push(SchemaChange::AddColumn(field.as_ref().clone())),
-            Some(there) => changes.extend(column_change(plan, field, stored, there)?),
+            Some(there) => changes.extend(column_change(destination, plan, field, stored, there)?),
         }
     }
     for there in existing.schema.fields() {
@@ -48,14 +48,19 @@ pub(crate) fn changes(
 }
 
 fn column_change(
+    destination: &dyn Destination,
     plan: &TablePlan,
     field: &Field,
     stored: &Field,
     there: &Field,
 ) -> Result<Option<SchemaChange>> {
     let (wanted, present) = (LogicalType::of(stored)?, LogicalType::of(there)?);
-    if !wanted.widens_to(&present) && !same_list(&wanted, &present) {
-        if present.widens_to(&wanted) {
+    let alike = wanted == present || same_list(&wanted, &present);
+    let fits = if alike { destination.holds(stored, there) } else { wanted.widens_to(&present) };
+    if !fits {
+        let widens =
+            if alike { destination.holds(there, stored) } else { present.widens_to(&wanted) };
+        if widens {
             return Ok(Some(SchemaChange::WidenColumn { from: there.clone(), to: field.clone() }));
         }
         return Err(Error::schema("A column has another type at the destination")
@@ -128,6 +133,22 @@ pub(crate) fn check_identity(
             "to copy the table again from the beginning: `highwater state reset … --table {}`",
             plan.name()
         )))
+}
+
+/// The history table has columns of highwater's own beside those of the table.
+///
+/// # Errors
+/// `Config` naming the column that has such a name already.
+pub(crate) fn check_history_columns(table: &Table) -> Result<()> {
+    match table.column_names().find(|name| name.starts_with("_highwater_")) {
+        None => Ok(()),
+        Some(column) => Err(Error::config(
+            "A column's name begins with `_highwater_`, which the history table needs for its own",
+        )
+        .context("table", &table.name)
+        .context("column", column)
+        .hint("leave it out with `columns: […]`, or choose another write mode")),
+    }
 }
 
 /// Column names must fit the destination and stay different there.

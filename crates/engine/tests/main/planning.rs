@@ -131,3 +131,43 @@ async fn without_migration_nothing_is_altered() {
     assert_eq!(summary.outcome(), Outcome::Failed);
     assert!(memory.rows(&TableName::new("t")).is_none());
 }
+
+#[tokio::test]
+async fn stamps_that_the_source_table_brings_along_are_replaced_by_this_sync() {
+    use highwater_core::MetadataColumns;
+    let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+    bench.tables[0] = with_column(&bench.tables[0], "_cq_source_name", DataType::Utf8);
+    bench.request.targets[0].metadata_columns = MetadataColumns::CloudQuery;
+    let planned = planned(&bench).await.unwrap();
+    let table = &planned.plan.tables[&TableName::new("t")];
+    assert!(table.source.field("_cq_source_name").is_none(), "it is not read");
+    let names: Vec<_> = table.target.column_names().collect();
+    assert_eq!(names[..2], ["_cq_sync_time", "_cq_source_name"]);
+    assert_eq!(names.iter().filter(|n| **n == "_cq_source_name").count(), 1);
+}
+
+#[tokio::test]
+async fn a_key_names_each_column_once_and_history_keeps_its_own_names() {
+    let mut bench = bench();
+    bench.request.tables[0].primary_key = Some(vec!["id".into(), "id".into()]);
+    assert!(refusal(&bench).await.message().contains("twice"));
+    bench.request.tables[0].primary_key = None;
+    bench.request.tables[0].write_mode = Some(WriteMode::AppendDedup);
+    bench.tables[0] = with_column(&bench.tables[0], "_highwater_seq", DataType::Int64);
+    assert!(refusal(&bench).await.message().contains("_highwater_"));
+}
+
+#[tokio::test]
+async fn a_table_without_columns_has_rows_all_the_same() {
+    let (mut bench, memory) = Bench::new(vec![]);
+    bench.full_refresh(WriteMode::Append);
+    bench.tables[0] = Table::new(TableName::new("t"), vec![]);
+    let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(2));
+    let schema = bench.tables[0].schema.clone();
+    let rows = arrow_array::RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
+    bench.scripts[0].steps = vec![Step::Upsert(rows)];
+    let summary = bench.run().await.unwrap();
+    let table = &summary.destinations[0].tables[0];
+    assert_eq!((table.rows_read, table.complete), (2, true), "{:?}", table.error);
+    assert!(memory.rows(&TableName::new("t")).is_some());
+}
