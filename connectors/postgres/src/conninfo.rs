@@ -29,6 +29,8 @@ pub(crate) struct Target {
     pub tls: TlsSettings,
     /// Where and as whom, without the password: for error messages.
     pub place: Place,
+    /// Whether rows are written there: a role then lacks other rights than to read.
+    pub writes: bool,
 }
 
 /// Where a connection goes, for people.
@@ -135,7 +137,7 @@ pub(crate) fn resolve(text: &str, env: Env<'_>) -> Result<Target> {
     }
     let tls = tls_settings(&given, &place, env)?;
     let config = build(&given, &tls)?;
-    Ok(Target { config, tls, place })
+    Ok(Target { config, tls, place, writes: false })
 }
 
 /// The pairs of a URL or of `key=value` text.
@@ -328,7 +330,8 @@ fn tls_settings(
             "require" => TlsLevel::Require,
             "verify-ca" => TlsLevel::VerifyCa,
             "verify-full" => TlsLevel::VerifyFull,
-            other => return Err(key_error("sslmode", &format!("has no value `{other}`")).hint(
+            // Not shown: in a password that was not encoded everything after `?` ends up here.
+            _ => return Err(wrong_value("sslmode").hint(
                 "use one of `disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full`",
             )),
         };

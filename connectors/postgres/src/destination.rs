@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use arrow_schema::Field;
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
+use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::{
     Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence,
     Partition, Plan, ReadMode, Result, SchemaChange, StateStore, TableName, TablePlan, TableRecord,
@@ -24,11 +25,8 @@ use crate::session::{Session, quote};
 use crate::store::{self, PostgresStore};
 use crate::stored;
 use crate::target::Connector;
+use crate::typmod;
 use crate::writer::{PostgresWriter, check_fence, instant, seconds_before};
-
-/// The columns that tell stale rows, as the engine adds them.
-const SYNC_TIME: &str = "_cq_sync_time";
-const SOURCE_NAME: &str = "_cq_source_name";
 
 /// One database that tables are written into.
 pub(crate) struct PostgresDestination {
@@ -40,6 +38,7 @@ pub(crate) struct PostgresDestination {
 
 impl PostgresDestination {
     pub(crate) fn new(target: Target, schema: Option<String>) -> Self {
+        let target = Target { writes: true, ..target };
         let store = PostgresStore::new(target.clone());
         Self { connector: Connector::new(target, schema), store, replaced: Mutex::default() }
     }
@@ -190,6 +189,14 @@ impl Destination for PostgresDestination {
 
     fn stored_field(&self, field: &Field) -> Result<Field> {
         stored::stored_field(field)
+    }
+
+    fn holds(&self, wanted: &Field, present: &Field) -> bool {
+        typmod::holds(wanted, present)
+    }
+
+    async fn place(&self) -> Result<Option<String>> {
+        self.connector.session().await?.place().await.map(Some)
     }
 
     fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {

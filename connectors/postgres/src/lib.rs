@@ -23,6 +23,7 @@ mod outcome;
 mod passfile;
 mod read;
 mod replace;
+mod rights;
 mod session;
 mod source;
 mod store;
@@ -31,6 +32,7 @@ mod target;
 mod tls;
 mod tuples;
 mod types;
+mod typmod;
 mod writer;
 
 use async_trait::async_trait;

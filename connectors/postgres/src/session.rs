@@ -7,6 +7,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::conninfo::{Place, Target};
+use crate::rights;
 use crate::tls::{self, TlsLevel};
 
 /// Settings of every session. Text forms become independent of the server's configuration, and
@@ -32,6 +33,7 @@ pub(crate) struct Session {
     client: Client,
     connection: JoinHandle<()>,
     place: Place,
+    writes: bool,
 }
 
 impl Drop for Session {
@@ -67,7 +69,7 @@ impl Session {
             other => other,
         }
         .map_err(|failure| failure.into_error(&place))?;
-        let session = Self { client, connection, place };
+        let session = Self { client, connection, place, writes: target.writes };
         session.apply(SETTINGS).await?;
         session.apply(extra).await?;
         Ok(session)
@@ -96,7 +98,34 @@ impl Session {
 
     /// What an error of this connection means; `action` completes "could not …".
     pub(crate) fn error(&self, action: &str, error: tokio_postgres::Error) -> Error {
-        self.place.describe(pg_error(action, &error))
+        let out = pg_error(action, &error);
+        let hint = error.as_db_error().and_then(|db| {
+            let (code, message) = (db.code().code(), db.message());
+            if code == "42501" {
+                rights::hint(message, self.writes, &self.place.user)
+            } else {
+                self.writes.then(|| rights::refused_row(code)).flatten()
+            }
+        });
+        let out = if let Some(hint) = hint { out.hint(hint) } else { out };
+        self.place.describe(out)
+    }
+
+    /// The database, told from every other: the server by its own identifier where that may be
+    /// read, else by its address.
+    ///
+    /// # Errors
+    /// As [`Self::error`].
+    pub(crate) async fn place(&self) -> Result<String> {
+        let statement = "
+            SELECT coalesce(
+              CASE WHEN has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
+                   THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) END,
+              inet_server_addr()::text || ':' || inet_server_port()::text,
+              'local') || '/' || current_database()";
+        let row = self.client.query_one(statement, &[]).await;
+        let row = row.map_err(|e| self.error("identify the database", e))?;
+        row.try_get(0).map_err(|e| self.error("identify the database", e))
     }
 
     /// Runs statements that return nothing of interest.
@@ -157,7 +186,14 @@ fn connect_error(error: &tokio_postgres::Error) -> Error {
         let refused = pg_error("connect", error);
         // A session parameter that the server does not know.
         let wrong = matches!(refused.kind(), ErrorKind::Schema | ErrorKind::Data);
-        return if wrong { refused.with_kind(ErrorKind::Config) } else { refused };
+        return match error.code().map(SqlState::code) {
+            // The database is starting, stopping or recovering: `ALLOW_CONNECTIONS false` too.
+            Some("55000") => refused.with_kind(ErrorKind::Transient).hint(
+                "the database takes no connections at the moment: run the same command again later",
+            ),
+            _ if wrong => refused.with_kind(ErrorKind::Config),
+            _ => refused,
+        };
     }
     if words.contains("TLS") {
         return Error::config(format!(
@@ -237,12 +273,14 @@ fn kind_of(state: &SqlState) -> ErrorKind {
     let code = state.code();
     match code {
         // Read-only transaction: a standby, or a user without the right to write.
-        "25006" | "42501" | "3D000" | "55000" => ErrorKind::Config,
+        "25006" | "42501" | "3D000" => ErrorKind::Config,
         "42P01" | "42703" | "3F000" | "42704" | "42804" => ErrorKind::Schema,
         "0A000" => ErrorKind::Unsupported,
         "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" => {
             ErrorKind::Transient
         }
+        // An object in the wrong state for the statement; connecting makes it `Transient`.
+        "55000" => ErrorKind::Config,
         _ => match &code[..2] {
             "08" | "53" | "58" => ErrorKind::Transient,
             "22" | "23" | "54" => ErrorKind::Data,
@@ -261,7 +299,7 @@ fn hint_for(state: &SqlState) -> Option<&'static str> {
         "42501" => "grant the role what it lacks, for example `GRANT SELECT ON TABLE … TO …`",
         "25006" => "connect to the primary server, not to a standby",
         "53100" => "free disk space on the database server and run the sync again",
-        "53300" => "raise max_connections, or lower `concurrency`",
+        "53300" => "raise max_connections on the server, or run with a lower `--tasks N`",
         _ => return None,
     })
 }

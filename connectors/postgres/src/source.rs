@@ -285,6 +285,10 @@ impl Source for PostgresSource {
         session.run("read", "SELECT 1").await
     }
 
+    async fn place(&self) -> Result<Option<String>> {
+        self.session().await?.place().await.map(Some)
+    }
+
     async fn discover(&self, _only: Option<&[String]>) -> Result<Vec<Table>> {
         let session = self.session().await?;
         // One snapshot for all catalogs.

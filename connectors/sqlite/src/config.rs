@@ -1,5 +1,6 @@
 //! What the user configures: the path of a database file, in one of its spellings.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use highwater_core::{Error, Result};
@@ -110,6 +111,13 @@ impl Location {
             .hint("connection_string: ./shop.db"));
         }
         Ok(Self { name: connection_string.to_owned(), path: PathBuf::from(path) })
+    }
+
+    /// What tells the file from every other, whatever path or link leads to it; `None` while it
+    /// does not exist.
+    pub(crate) fn place(&self) -> Option<String> {
+        let file = std::fs::metadata(&self.path).ok()?;
+        Some(format!("{}:{}", file.dev(), file.ino()))
     }
 
     /// The `spec` of a URL or a plain path.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_schema::Field;
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
+use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::{
     Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence,
     Instant, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, TableName, TablePlan,
@@ -23,10 +24,6 @@ use crate::source::described;
 use crate::store::{self, SqliteStore};
 use crate::writer::{self, SqliteWriter};
 use crate::{replace, types};
-
-/// The columns by which rows of a source that a sync did not see are found.
-const SYNC_TIME: &str = "_cq_sync_time";
-const SOURCE_NAME: &str = "_cq_source_name";
 
 /// A database file that rows are written to.
 pub(crate) struct SqliteDestination {
@@ -68,6 +65,10 @@ impl Destination for SqliteDestination {
             writers_max: 1,
             case_sensitive_names: false,
         }
+    }
+
+    async fn place(&self) -> Result<Option<String>> {
+        Ok(self.location.place())
     }
 
     async fn check(&self) -> Result<()> {

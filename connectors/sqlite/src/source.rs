@@ -97,6 +97,10 @@ impl Source for SqliteSource {
         self.blocking(|_, _| Ok(())).await
     }
 
+    async fn place(&self) -> Result<Option<String>> {
+        Ok(self.location.place())
+    }
+
     async fn discover(&self, only: Option<&[String]>) -> Result<Vec<Table>> {
         let only = only.map(<[String]>::to_vec);
         self.blocking(move |connection, location| {

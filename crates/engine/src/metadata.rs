@@ -78,3 +78,67 @@ fn constant(field: &Field, plan: &Plan, rows: usize) -> ArrayRef {
         _ => new_null_array(field.data_type(), rows),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use highwater_core::{Guarantee, Instant, NullCursor, ReadMode, TableName, WriteMode};
+
+    use super::*;
+
+    fn planned(source: Table, target: Table) -> (Plan, TablePlan) {
+        let table = TablePlan {
+            source: Arc::new(source),
+            target: Arc::new(target),
+            read_mode: ReadMode::FullRefresh,
+            write_mode: WriteMode::Append,
+            cursor_field: None,
+            null_cursor: NullCursor::Include,
+            lookback: 0,
+            history_retention_seconds: None,
+            divisible: false,
+            changes: vec![],
+            guarantee: Guarantee::ExactlyOnce,
+            notes: vec![],
+        };
+        let plan = Plan {
+            sync: "shop".into(),
+            sync_id: "1".into(),
+            started_at: Instant(7),
+            state_with_data: true,
+            tables: [(table.name().clone(), table.clone())].into(),
+        };
+        (plan, table)
+    }
+
+    fn table(fields: Vec<Field>) -> Table {
+        Table::new(TableName::new("t"), fields)
+    }
+
+    #[test]
+    fn a_table_without_columns_has_rows_all_the_same() {
+        let (plan, planned) = planned(table(vec![]), table(vec![]));
+        let options = RecordBatchOptions::new().with_row_count(Some(2));
+        let schema = Arc::clone(&planned.source.schema);
+        let rows = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
+        let batch = Batch { table: Arc::clone(&planned.source), op: Op::Upsert, rows };
+        assert_eq!(shape(&batch, &plan, &planned).unwrap().rows.num_rows(), 2);
+    }
+
+    #[test]
+    fn stamps_and_columns_that_are_gone_are_filled_in() {
+        let id = Field::new("id", DataType::Int64, false);
+        let mut fields = super::fields(MetadataColumns::CloudQuery);
+        fields.extend([id.clone(), Field::new("gone", DataType::Utf8, true)]);
+        let (plan, planned) = planned(table(vec![id]), table(fields));
+        let ids: ArrayRef = Arc::new(arrow_array::Int64Array::from(vec![1, 2]));
+        let schema = Arc::clone(&planned.source.schema);
+        let rows = RecordBatch::try_new(schema, vec![ids]).unwrap();
+        let batch = Batch { table: Arc::clone(&planned.source), op: Op::Upsert, rows };
+        let shaped = shape(&batch, &plan, &planned).unwrap().rows;
+        let stamp = TimestampMicrosecondArray::from(vec![7, 7]).with_timezone("UTC");
+        assert_eq!(shaped.column(0).as_ref(), &stamp as &dyn arrow_array::Array);
+        let name = StringArray::from(vec!["shop", "shop"]);
+        assert_eq!(shaped.column(1).as_ref(), &name as &dyn arrow_array::Array);
+        assert_eq!(shaped.column(3).null_count(), 2);
+    }
+}

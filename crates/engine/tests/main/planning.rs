@@ -156,18 +156,3 @@ async fn a_key_names_each_column_once_and_history_keeps_its_own_names() {
     bench.tables[0] = with_column(&bench.tables[0], "_highwater_seq", DataType::Int64);
     assert!(refusal(&bench).await.message().contains("_highwater_"));
 }
-
-#[tokio::test]
-async fn a_table_without_columns_has_rows_all_the_same() {
-    let (mut bench, memory) = Bench::new(vec![]);
-    bench.full_refresh(WriteMode::Append);
-    bench.tables[0] = Table::new(TableName::new("t"), vec![]);
-    let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(2));
-    let schema = bench.tables[0].schema.clone();
-    let rows = arrow_array::RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
-    bench.scripts[0].steps = vec![Step::Upsert(rows)];
-    let summary = bench.run().await.unwrap();
-    let table = &summary.destinations[0].tables[0];
-    assert_eq!((table.rows_read, table.complete), (2, true), "{:?}", table.error);
-    assert!(memory.rows(&TableName::new("t")).is_some());
-}
