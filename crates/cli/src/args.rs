@@ -125,7 +125,8 @@ pub struct TableArgs {
     /// The columns that make a row unique, separated by commas
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     pub primary_key: Option<Vec<String>>,
-    /// What a sync leaves behind in a table [default: overwrite]
+    /// What a sync leaves behind in a table [default: overwrite; for files append with a cursor,
+    /// replace without]
     #[arg(long, value_name = "MODE", value_parser = words(WriteMode::ALL, WriteMode::as_str))]
     pub write_mode: Option<WriteMode>,
     /// How a table is read [default: incremental where there is a cursor]

@@ -5,6 +5,8 @@ use std::fmt;
 
 use highwater_core::{Error, ErrorKind};
 
+use crate::hints;
+
 /// The result of everything in the command line.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -36,6 +38,12 @@ impl Failure {
     /// An error at a place.
     pub fn at(error: Error, spot: Spot) -> Self {
         Self { error, spot: Some(spot) }
+    }
+
+    /// What to do about it, as it can be pasted.
+    pub fn hint(&self) -> Option<String> {
+        let table = self.error.context_value("table");
+        self.error.hint_text().map(|hint| hints::completed(hint, table, None))
     }
 
     /// What the caller can do about it.
@@ -76,7 +84,7 @@ impl fmt::Display for Failure {
         if let Some(spot) = &self.spot {
             write!(f, "\n{spot}")?;
         }
-        if let Some(hint) = self.error.hint_text() {
+        if let Some(hint) = self.hint() {
             write!(f, "\nhint: {hint}")?;
         }
         Ok(())

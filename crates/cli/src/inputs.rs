@@ -35,10 +35,21 @@ pub fn config(args: &SyncArgs) -> Result<Config> {
 /// # Errors
 /// As [`config`].
 pub fn any_config(args: &SyncArgs) -> Result<Config> {
+    for word in &args.what {
+        endpoints::not_mistyped(word)?;
+    }
     if !args.what.iter().any(|word| endpoints::is_endpoint(word)) {
         if let Some(flag) = args.tables.any_given() {
             return Err(Error::config(format!("`{flag}` goes with URLs"))
-                .hint("in a configuration file it is a key of an entry of `tables`")
+                .hint(match flag {
+                    "--name" => "in a configuration file it is the source's key `name`",
+                    "--table" => "in a configuration file it is the source's key `tables`",
+                    "--skip-table" => "in a configuration file it is the source's key `skip_tables`",
+                    "--write-mode" => {
+                        "in a configuration file it is the destination's key `write_mode`, or one of an entry of `tables`"
+                    }
+                    _ => "in a configuration file it is a key of an entry of `tables`",
+                })
                 .into());
         }
         return Config::read(&args.what, &Surroundings::of_process());

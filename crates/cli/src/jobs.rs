@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use highwater_core::{Destination, Error, MetadataColumns, Source, WriteMode};
+use highwater_core::{Destination, Error, MetadataColumns, ReadMode, Source, WriteMode};
 use highwater_engine::{ColumnOptions, SyncRequest, TableOptions, Target};
 use serde_json::Value;
 
@@ -34,11 +34,16 @@ pub async fn job(config: &Config, section: &Section<SourceSpec>, may_migrate: bo
             Some(backend) if backend.spec.name != *name => Some(self::destination(backend).await?),
             _ => None,
         };
+        let made = self::destination(destination).await?;
+        let write_mode = match destination.origin {
+            Some(_) => destination.spec.write_mode,
+            None => usual_mode(section, made.as_ref()),
+        };
         targets.push(Target {
             name: name.clone(),
-            destination: self::destination(destination).await?,
+            destination: made,
             backend,
-            write_mode: destination.spec.write_mode,
+            write_mode,
             metadata_columns: metadata_columns(&section.spec, &destination.spec),
             may_migrate,
         });
@@ -50,6 +55,23 @@ pub async fn job(config: &Config, section: &Section<SourceSpec>, may_migrate: bo
         targets,
     };
     Ok(Job { source, request })
+}
+
+/// The write mode where nobody named one: `overwrite`, because nobody who names a database on the
+/// command line expects rows to be deleted in it. A destination that cannot do that gets what
+/// doubles no row: `append` of what is new, and `replace` by all rows.
+pub fn usual_mode(source: &Section<SourceSpec>, destination: &dyn Destination) -> WriteMode {
+    let supported = destination.capabilities().write_modes;
+    // A file is read once: nobody has to name a cursor for that.
+    let has_own_cursor = source.connector.kind() == "files";
+    let is_incremental = source.spec.tables.iter().any(|entry| match entry.0.read_mode {
+        Some(mode) => mode == ReadMode::Incremental,
+        None => entry.0.cursor.is_some() || has_own_cursor,
+    });
+    let added = if is_incremental { WriteMode::Append } else { WriteMode::Replace };
+    let wanted = [WriteMode::Overwrite, added, WriteMode::Append];
+    let mode = wanted.into_iter().find(|mode| supported.contains(mode));
+    mode.or(supported.first().copied()).unwrap_or(WriteMode::Overwrite)
 }
 
 /// Makes a source. Connects to nothing yet.

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use highwater_cli::args::{Cli, LogFormat};
+use highwater_cli::config::endpoints;
 use highwater_cli::exit::Exit;
-use highwater_cli::{commands, logging, output};
+use highwater_cli::{commands, logging, output, stop};
 
 fn main() -> ExitCode {
     end_on_defects();
-    // Clap prints usage errors itself and leaves with 2, as it leaves with 0 after `--help`.
-    let cli = Cli::parse();
+    let cli = parsed();
     logging::start(&cli.global);
     let as_json = cli.global.log_format == LogFormat::Json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -21,6 +21,10 @@ fn main() -> ExitCode {
             return ExitCode::from(Exit::Failed.code());
         }
     };
+    {
+        let _inside = runtime.enter();
+        stop::outlive_the_file_size_limit();
+    }
     let ended = runtime.block_on(commands::run(cli));
     // A thread that still waits for a system does not keep the program from leaving.
     runtime.shutdown_background();
@@ -29,6 +33,25 @@ fn main() -> ExitCode {
         Exit::of_error(failure.kind())
     });
     ExitCode::from(exit.code())
+}
+
+/// The command line. Usage errors and `--help` are printed here and end the program with 2 and 0;
+/// an argument that may hold a password is not repeated.
+fn parsed() -> Cli {
+    let error = match Cli::try_parse() {
+        Ok(cli) => return cli,
+        Err(error) => error,
+    };
+    let message = error.render().to_string();
+    let mut shown = message.clone();
+    for argument in std::env::args().skip(1).filter(|a| endpoints::may_hold_secret(a)) {
+        shown = shown.replace(&argument, "***");
+    }
+    if shown == message {
+        error.exit();
+    }
+    output::note(shown.trim_end());
+    std::process::exit(i32::from(Exit::Usage.code()));
 }
 
 /// Ends the program when something panics anywhere in it: a defect must not go on to commit. What

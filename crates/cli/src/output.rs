@@ -77,7 +77,7 @@ pub fn failure(failure: &Failure, as_json: bool) {
             "file": spot.map(|s| &s.file),
             "line": spot.map(|s| s.line),
             "column": spot.map(|s| s.column),
-            "hint": failure.error.hint_text(),
+            "hint": failure.hint(),
         })
         .to_string(),
     );

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks the run to stop cleanly, the second ends the program.
+//! Ctrl-C and SIGTERM: the first asks the run to stop cleanly, the second ends the program. And
+//! SIGXFSZ, which is outlived.
 
 use highwater_engine::StopSignal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +27,17 @@ pub fn on_signals() -> StopSignal {
         std::process::exit(i32::from(Exit::Interrupted.code()));
     });
     stop
+}
+
+/// A file that may not grow further (`ulimit -f`) is an error of the write, as on a full disk, and
+/// not the end of the process. Has to be called inside the runtime.
+pub fn outlive_the_file_size_limit() {
+    /// SIGXFSZ on every system whose signals have the usual numbers.
+    const FILE_SIZE_EXCEEDED: i32 = 25;
+    // A handler, once there, stays: nobody has to listen.
+    if signal(SignalKind::from_raw(FILE_SIZE_EXCEEDED)).is_err() {
+        tracing::warn!("A limit on the size of files ends the program without a message");
+    }
 }
 
 async fn next(interrupt: &mut Signal, terminate: &mut Signal) {

@@ -333,3 +333,19 @@ fn a_stop_commits_what_is_complete_and_says_where_the_next_sync_goes_on() {
     session.variable("HIGHWATER_CRASH", "");
     assert_eq!(session.run("sync sync.yml --tasks 1"), 0);
 }
+
+#[test]
+fn a_database_goes_into_files_without_a_word_about_modes() {
+    let mut session = Session::new();
+    session.sql("shop.db", ORDERS);
+    for _ in 0..2 {
+        assert_eq!(session.run("sync shop.db out/ --name shop --table orders --tasks 1"), 0);
+    }
+    assert_eq!(session.run("sync shop.db orders.parquet --name one --table orders --tasks 1"), 0);
+    let appended = "sync shop.db new/ --name new --table orders --cursor updated_at --tasks 1";
+    assert_eq!(session.run(appended), 0);
+    assert_eq!(session.run("init shop.db lake/ --yes"), 0);
+    assert_eq!(session.run("sync sync.yml --tasks 1"), 0);
+    let written = std::fs::read_to_string(session.path("sync.yml")).unwrap();
+    assert!(written.contains("# append, replace\n  write_mode: replace\n"), "{written}");
+}

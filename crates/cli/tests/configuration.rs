@@ -208,9 +208,52 @@ fn flags_that_are_wrong() {
         "sync shop.db copy.db --write-mode upsert",
         "sync shop.db copy.db --lookback soon",
         "sync sync.yml --table orders",
+        "sync sync.yml --name shop",
+        "sync sync.yml --write-mode append",
         "sync mysql://me:hunter2@host/db copy.db",
     ] {
         assert_eq!(session.secret("hunter2").run(arguments), 2, "{arguments}");
     }
     session.matches("flags_wrong");
+}
+
+#[test]
+fn a_mistyped_connection_string_is_not_repeated() {
+    let mut session = Session::new();
+    session.secret("SEKRET");
+    for mistyped in [
+        "postgres//u:SEKRET@127.0.0.1/x",
+        "postgres//u:SEKRET@127.0.0.1/x.db",
+        "postgres//u:SEKRET@127.0.0.1/x.yml",
+        "postgres:/u:SEKRET@127.0.0.1/x",
+        "postgress://u:SEK/SEKRET@127.0.0.1/x",
+        "postgres://u:SEKRET/x@127.0.0.1/x",
+        "hots=h password=SEKRET",
+    ] {
+        for command in [
+            vec!["sync", "i.db", mistyped],
+            vec!["sync", mistyped, "o.db"],
+            vec!["sync", mistyped],
+            vec!["status", mistyped],
+            vec!["init", "i.db", mistyped, "--yes"],
+            vec![mistyped],
+            vec!["sync", "i.db", "o.db", "--write-mode", mistyped],
+        ] {
+            let output =
+                session.command(env!("CARGO_BIN_EXE_highwater")).args(&command).output().unwrap();
+            assert_eq!(session.record(&command.join(" "), &output), 2, "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_string_of_keys_and_values_is_postgresql() {
+    let mut session = Session::new();
+    let port = highwater_testkit::postgres::free_port();
+    let output = session
+        .command(env!("CARGO_BIN_EXE_highwater"))
+        .args(["status", &format!("host=127.0.0.1 port={port} user=u password=SEKRET dbname=x")])
+        .output()
+        .unwrap();
+    assert_eq!(session.secret("SEKRET").record("status", &output), 75);
 }

@@ -88,9 +88,8 @@ fn a_disk_that_is_full() {
 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
 INSERT INTO t SELECT i, printf('%0100d', i) FROM n;",
     );
-    // A limit on the size of files stands in for a disk; its signal is ignored as a shell can.
-    let limited =
-        format!("trap '' XFSZ; ulimit -f 500; exec {} {URLS}", env!("CARGO_BIN_EXE_highwater"));
+    // A limit on the size of files stands in for a disk; its signal must not end the program.
+    let limited = format!("ulimit -f 500; exec {} {URLS}", env!("CARGO_BIN_EXE_highwater"));
     let output = session.command("bash").args(["-c", &limited]).output().unwrap();
     assert_eq!(session.record(&format!("{URLS}  # on a full disk"), &output), 75);
     assert_eq!(session.run(URLS), 0);
@@ -183,6 +182,8 @@ INSERT INTO t SELECT i, printf('%0100d', i) FROM n;",
         .hide(proxy.port(), "[PORT]")
         .file("sync.yml", TO_POSTGRES);
     proxy.inject(Fault::CutAfterClientBytes(1_000_000));
+    // How many batches the source is ahead when the server goes is not always the same.
+    session.hide("16,384", "[READ]").hide("24,576", "[READ]").hide("32,768", "[READ]");
     assert_eq!(session.run("sync sync.yml --tasks 1"), 75);
     assert_eq!(proxy.fired(), 1);
     assert_eq!(session.run("sync sync.yml --tasks 1"), 0);

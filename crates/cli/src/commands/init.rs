@@ -35,10 +35,10 @@ pub struct Init {
     /// The file to write; it must not exist
     #[arg(long, value_name = "FILE", default_value = "sync.yml")]
     pub spec_path: PathBuf,
-    /// What a sync leaves behind in a table
-    #[arg(long, value_name = "MODE", default_value_t = WriteMode::Overwrite,
-          value_parser = |text: &str| text.parse::<WriteMode>())]
-    pub write_mode: WriteMode,
+    /// What a sync leaves behind in a table [default: overwrite; for files append where the source
+    /// has a cursor, replace otherwise]
+    #[arg(long, value_name = "MODE", value_parser = |text: &str| text.parse::<WriteMode>())]
+    pub write_mode: Option<WriteMode>,
     /// Ask nothing
     #[arg(long)]
     pub yes: bool,
@@ -69,7 +69,7 @@ impl Init {
         let destination = ask(self.destination.or(self.destination_flag), "destination")?;
         let config = endpoints::config(&source, &destination, &UrlTables::default())?;
         let tables = discovered(&config).await;
-        let text = file(&config, &tables, self.write_mode);
+        let text = file(&config, &tables, self.write_mode).await?;
         create(&self.spec_path, &text)?;
         let path = self.spec_path.display();
         if global.json {
@@ -124,7 +124,7 @@ fn create(path: &Path, text: &str) -> Result<()> {
 }
 
 /// The file's text. Passwords do not go into it: `${…}` stands in their place.
-fn file(config: &Config, tables: &[Table], write_mode: WriteMode) -> String {
+async fn file(config: &Config, tables: &[Table], asked: Option<WriteMode>) -> Result<String> {
     let mut out = String::from(
         "# What `highwater sync` moves, from where to where. `highwater plan` shows what it would do.\n",
     );
@@ -142,7 +142,10 @@ fn file(config: &Config, tables: &[Table], write_mode: WriteMode) -> String {
     }
     for section in &config.destinations {
         let spec = &section.spec;
-        let modes: Vec<&str> = WriteMode::ALL.iter().map(|m| m.as_str()).collect();
+        let made = jobs::destination(section).await?;
+        let modes: Vec<&str> = made.capabilities().write_modes.iter().map(|m| m.as_str()).collect();
+        let usual = config.sources.first().map(|source| jobs::usual_mode(source, made.as_ref()));
+        let write_mode = asked.or(usual).unwrap_or(WriteMode::Overwrite);
         let _ = write!(
             out,
             "---\nkind: destination\nspec:\n  name: {}\n  path: {}\n  # {}\n  write_mode: {write_mode}\n",
@@ -152,7 +155,7 @@ fn file(config: &Config, tables: &[Table], write_mode: WriteMode) -> String {
         );
         out.push_str(&inner(section.connector, &spec.spec, Role::Destination));
     }
-    out
+    Ok(out)
 }
 
 fn entries(tables: &[Table]) -> String {

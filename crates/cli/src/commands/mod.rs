@@ -27,6 +27,7 @@ use crate::jobs::Job;
 /// # Errors
 /// What kept it from doing its work.
 pub async fn run(cli: Cli) -> Result<Exit> {
+    crate::hints::remember(&cli.command);
     let global: &Global = &cli.global;
     match cli.command {
         Command::Sync(command) => command.run(global).await,

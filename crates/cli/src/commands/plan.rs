@@ -11,7 +11,7 @@ use crate::config::check;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs;
-use crate::{inputs, output};
+use crate::{hints, inputs, output};
 
 /// Show what a sync would read, write and alter; nothing is touched
 #[derive(Debug, Args)]
@@ -130,7 +130,7 @@ fn values(target: &Target, planned: &Planned) -> Value {
                 "table": refused.table.name().to_string(),
                 "target": refused.table.target.name.to_string(),
                 "error": refused.error.full_message(),
-                "hint": refused.error.hint_text(),
+                "hint": refused.error.hint_text().map(|hint| hints::completed(hint, Some(&refused.table.name().to_string()), None)),
             })
         })
         .collect();

@@ -17,7 +17,7 @@ use crate::config::{Config, Section};
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs::{self, Job};
-use crate::{inputs, output, progress, report, stop};
+use crate::{hints, inputs, output, progress, report, stop};
 
 /// Move what changed from sources to destinations
 #[derive(Debug, Args)]
@@ -57,7 +57,8 @@ impl Sync {
                 break;
             }
             match highwater_engine::sync(Arc::clone(&job.source), &job.request, &options).await {
-                Ok(summary) => {
+                Ok(mut summary) => {
+                    complete_hints(&mut summary);
                     if let Some(file) = &mut summary_file {
                         write_summary(file, &config, section, &summary)?;
                     }
@@ -92,6 +93,23 @@ fn options(run: &RunArgs, global: &Global, stop: StopSignal) -> RunOptions {
         tasks_max: run.tasks.map_or(cpus, usize::from),
         stop,
         observer,
+    }
+}
+
+/// Makes the hints of a summary such that they can be pasted.
+fn complete_hints(summary: &mut Summary) {
+    let has_several = summary.destinations.len() > 1;
+    for destination in &mut summary.destinations {
+        let name = has_several.then_some(destination.destination.as_str());
+        for table in &mut destination.tables {
+            let source = table.table.to_string();
+            if let Some(hint) = table.error.as_mut().and_then(|error| error.hint.as_mut()) {
+                *hint = hints::completed(hint, Some(&source), name);
+            }
+        }
+        if let Some(hint) = destination.error.as_mut().and_then(|error| error.hint.as_mut()) {
+            *hint = hints::completed(hint, None, name);
+        }
     }
 }
 
@@ -160,13 +178,18 @@ fn write_summary(
             let entries = destination.tables.iter();
             Value::Object(entries.map(|t| (t.table.to_string(), value(t).into())).collect())
         };
+        // What a failed table sent and did not commit is no resource that was synced.
+        let committed = |t: &highwater_engine::TableSummary| match t.complete {
+            true => t.rows_read,
+            false => t.rows_read.min(t.rows_written + t.rows_unchanged + t.rows_deleted),
+        };
         let failed = destination.tables.iter().filter(|t| t.error.is_some()).count();
         let line = json!({
             "cli_version": env!("CARGO_PKG_VERSION"),
             "sync_id": summary.sync_id,
             "sync_time": summary.started_at.to_rfc3339(),
             "sync_duration_ms": summary.duration_ms,
-            "resources": destination.tables.iter().map(|t| t.rows_read).sum::<u64>(),
+            "resources": destination.tables.iter().map(committed).sum::<u64>(),
             "source_name": source.spec.name,
             "source_path": source.spec.path,
             "source_version": source.spec.version.as_deref().unwrap_or_default(),
@@ -178,7 +201,7 @@ fn write_summary(
             "destination_version": section.spec.version.as_deref().unwrap_or_default(),
             "destination_errors": failed + usize::from(destination.error.is_some()),
             "destination_warnings": 0,
-            "resources_per_table": per_table(&|t| t.rows_read),
+            "resources_per_table": per_table(&committed),
             "errors_per_table": per_table(&|t| u64::from(t.error.is_some())),
             "durations_per_table_ms": per_table(&|t| t.duration_ms),
         });

@@ -6,7 +6,7 @@ use highwater_core::{Connector, Error, Role, WriteMode};
 use serde_json::{Map, Value};
 
 use super::spec::{DestinationSpec, SourceSpec, TableEntry, TableSettings};
-use super::{Config, Section, is_config_file};
+use super::{Config, Section, is_config_file, libpq};
 use crate::failure::Result;
 use crate::registry;
 
@@ -29,7 +29,55 @@ pub struct UrlTables {
 
 /// Whether an argument names data (a URL, a database file, data files) and not a configuration.
 pub fn is_endpoint(argument: &str) -> bool {
-    scheme(argument).is_some() || connector_of_path(argument).is_some()
+    scheme(argument).is_some()
+        || libpq::as_url(argument).is_some()
+        || connector_of_path(argument).is_some()
+}
+
+/// Whether an argument may hold a password: such a one is never printed.
+pub fn may_hold_secret(argument: &str) -> bool {
+    argument.contains('@') || argument.to_ascii_lowercase().contains("password")
+}
+
+/// Refuses an argument that looks like a connection string with a password, and that is none: it
+/// would otherwise be shown as the name of a file.
+///
+/// # Errors
+/// `Config`, without the argument.
+pub fn not_mistyped(argument: &str) -> Result<()> {
+    if has_raw_password(argument) {
+        return Err(Error::config(
+            "The password of a URL has characters that mean something there",
+        )
+        .hint("percent-encode them: `%2F` for `/`, `%40` for `@`, `%3F` for `?`")
+        .into());
+    }
+    let is_place = scheme(argument).is_some() || libpq::as_url(argument).is_some();
+    if is_place || !may_hold_secret(argument) || Path::new(argument).exists() {
+        return Ok(());
+    }
+    Err(Error::config(
+        "An argument is neither a URL nor a file; it is not shown, because it may hold a password",
+    )
+    .hint(url_hint())
+    .into())
+}
+
+/// Whether the `user:password` of a URL ends early because the password has a `/` or `?`.
+fn has_raw_password(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let is_port = |port: &str| port.chars().all(|c| c.is_ascii_digit() || c == ',');
+    let port = authority.rsplit_once(':').map(|(_, port)| port);
+    path.contains('@')
+        && !authority.contains(['@', '['])
+        && port.is_some_and(|port| !port.split(',').all(is_port))
+}
+
+fn url_hint() -> String {
+    let schemes = registry::CONNECTORS.iter().flat_map(|c| c.url_schemes());
+    let schemes: Vec<String> = schemes.map(|s| format!("{s}://")).collect();
+    format!("URLs begin with one of {}", schemes.join(", "))
 }
 
 /// The source and the destination that two URLs or paths name.
@@ -52,6 +100,7 @@ pub fn source_config(source: &str, tables: &UrlTables) -> Result<Config> {
 }
 
 fn source_section(url: &str, tables: &UrlTables) -> Result<Section<SourceSpec>> {
+    let url = &libpq::as_url(url).unwrap_or_else(|| url.to_owned());
     let (connector, spec) = endpoint(url, Role::Source)?;
     let name = tables.sync.clone().unwrap_or_else(|| sync_name(connector.kind(), url));
     let all = vec!["*".to_owned()];
@@ -83,6 +132,7 @@ fn source_section(url: &str, tables: &UrlTables) -> Result<Section<SourceSpec>> 
 /// # Errors
 /// `Config` when it is nothing that a connector knows.
 pub fn destination_section(url: &str) -> Result<Section<DestinationSpec>> {
+    let url = &libpq::as_url(url).unwrap_or_else(|| url.to_owned());
     let (connector, spec) = endpoint(url, Role::Destination)?;
     let stem = stem(url);
     let spec = DestinationSpec {
@@ -104,19 +154,19 @@ pub fn destination_section(url: &str) -> Result<Section<DestinationSpec>> {
 }
 
 fn endpoint(url: &str, role: Role) -> Result<(&'static dyn Connector, Map<String, Value>)> {
+    not_mistyped(url)?;
     let connector = match scheme(url) {
         Some(scheme) => registry::by_scheme(scheme),
         None => connector_of_path(url),
     };
     let Some(connector) = connector else {
-        let schemes: Vec<String> = registry::CONNECTORS
-            .iter()
-            .flat_map(|c| c.url_schemes())
-            .map(|s| format!("{s}://"))
-            .collect();
+        let shown = match scheme(url) {
+            Some(scheme) if may_hold_secret(url) => format!("{scheme}:***"),
+            _ => highwater_core::secret::redact_url(url),
+        };
         return Err(Error::config("No connector knows this URL")
-            .context("url", highwater_core::secret::redact_url(url))
-            .hint(format!("URLs begin with one of {}", schemes.join(", ")))
+            .context("url", shown)
+            .hint(url_hint())
             .into());
     };
     match connector.spec_from_url(url, role)? {

@@ -10,6 +10,7 @@ pub mod de;
 pub mod document;
 pub mod endpoints;
 pub mod expand;
+pub mod libpq;
 pub mod moment;
 pub mod node;
 pub mod reference;
