@@ -15,9 +15,7 @@ use highwater_core::{
 
 use crate::disk::{self, blocking};
 use crate::encode::stored_field;
-use crate::log::{
-    Change, Kind, Logs, Position, Shape, SyncLog, TableChange, TableState, key_parts, positions,
-};
+use crate::log::{Change, Kind, Logs, Place, Position, SyncLog, TableChange, key_parts, positions};
 use crate::spec::DestinationSettings;
 use crate::template::Template;
 use crate::writer::{self, FileWriter, Target};
@@ -31,7 +29,7 @@ pub(crate) struct FilesDestination {
 impl FilesDestination {
     pub(crate) fn new(settings: DestinationSettings) -> Result<Self> {
         let template = Template::new(&settings.path, settings.format, settings.compression)?;
-        let logs = Arc::new(Logs::new(template.root()));
+        let logs = Arc::new(Logs::new(Place::new(&template)));
         Ok(Self { target: Arc::new(Target { settings, template }), logs })
     }
 
@@ -56,40 +54,6 @@ impl FilesDestination {
         blocking(move || logs.held(&fence)?.change(Kind::State, |folded| Ok(Some(make(folded)))))
             .await
     }
-}
-
-/// The table of that name, if any sync has written it and its files are still there.
-///
-/// The identity is a random text made with the table and kept in the log. It counts as long as
-/// one of the committed files exists (or none was ever written): a folder that was deleted, or
-/// deleted and filled by somebody else, has none of them. Single files may be moved away.
-pub(crate) fn find_shape(root: &Path, name: &TableName) -> Result<Option<Shape>> {
-    let logs = Logs::new(root);
-    let mut newest: Option<TableState> = None;
-    let mut identity = None;
-    for sync in logs.list()? {
-        for (_, state) in logs.folded(&sync)?.tables {
-            let Some(shape) = state.shape.as_ref().filter(|s| s.table.name == *name) else {
-                continue;
-            };
-            let alive = state.files.is_empty()
-                || state.files.iter().rev().any(|file| is_there(root, &file.name));
-            if !alive {
-                continue;
-            }
-            // Syncs that share a table share its identity: the first name decides.
-            identity.get_or_insert_with(|| shape.identity.clone());
-            if newest.as_ref().is_none_or(|n| n.changed_at < state.changed_at) {
-                newest = Some(state);
-            }
-        }
-    }
-    let shape = newest.and_then(|state| state.shape);
-    Ok(shape.zip(identity).map(|(shape, identity)| Shape { identity, ..shape }))
-}
-
-fn is_there(root: &Path, name: &str) -> bool {
-    root.join(name).exists()
 }
 
 #[async_trait]
@@ -129,10 +93,14 @@ impl Destination for FilesDestination {
     }
 
     async fn describe(&self, names: &[TableName]) -> Result<Vec<Option<ExistingTable>>> {
-        let (root, names) = (self.root(), names.to_vec());
+        let (logs, target, names) = (self.logs.clone(), self.target.clone(), names.to_vec());
         blocking(move || {
+            let place = logs.place();
             let found = names.iter().map(|name| {
-                Ok(find_shape(&root, name)?.map(|shape| ExistingTable {
+                if let Some(file) = target.template.fixed_name(name) {
+                    place.check_free(&file).map_err(|e| e.context("table", name))?;
+                }
+                Ok(place.find_shape(name)?.map(|shape| ExistingTable {
                     table: shape.table,
                     identity: Some(shape.identity),
                 }))
@@ -213,6 +181,9 @@ impl Destination for FilesDestination {
                 .hint("put `{{TABLE}}` into `path`, or select one table"));
         }
         let log = self.log(plan, fence).await?;
+        let (target, log_read, name) =
+            (self.target.clone(), log.clone(), table.target.name.clone());
+        blocking(move || writer::check_name(&target, &log_read, &name)).await?;
         Ok(Box::new(FileWriter::new(self.target.clone(), log, plan, table)))
     }
 
@@ -271,7 +242,7 @@ impl StateStore for FilesDestination {
 
     async fn list(&self) -> Result<Vec<String>> {
         let logs = self.logs.clone();
-        blocking(move || logs.list()).await
+        blocking(move || logs.place().syncs()).await
     }
 
     async fn set(&self, fence: &Fence, key: &CursorKey, cursor: Option<&Cursor>) -> Result<()> {

@@ -62,6 +62,22 @@ impl Template {
         &self.root
     }
 
+    /// What tells it from other templates below the same root.
+    pub(crate) fn identity(&self) -> String {
+        format!("{} {}", self.below.replace("{{FORMAT}}", &self.ending), self.ending)
+    }
+
+    /// Whether each file has a name of its own.
+    pub(crate) fn tells_files_apart(&self) -> bool {
+        self.below.contains("{{UUID}}")
+    }
+
+    /// The name of a table's file now, where that can be told before a run.
+    pub(crate) fn fixed_name(&self, table: &TableName) -> Option<String> {
+        let fixed = !self.tells_files_apart() && !self.below.contains("{{SYNC_ID}}");
+        fixed.then(|| self.fill(table, "", Instant::now()))
+    }
+
     /// Whether files of different tables have different names.
     pub(crate) fn tells_tables_apart(&self) -> bool {
         self.below.contains("{{TABLE}}") || self.below.contains("{{TABLE_HYPHEN}}")

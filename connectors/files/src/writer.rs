@@ -16,7 +16,9 @@ use highwater_core::{
 
 use crate::disk;
 use crate::encode::{Encoder, stored_field};
-use crate::log::{Change, DataFile, Folded, Kind, Shape, SyncLog, TableChange, positions};
+use crate::log::{
+    Change, DataFile, Folded, Kind, Place, Shape, SyncLog, TableChange, positions, refuse_foreign,
+};
 use crate::spec::{DestinationSettings, Format};
 use crate::template::Template;
 
@@ -215,8 +217,8 @@ impl Files {
         if self.plan.write_mode == WriteMode::Replace {
             table.staged.clone_from(&self.complete);
         } else {
-            let root = self.log.root();
-            let shape = shape(root, folded, &self.plan, self.target.settings.format)?;
+            let place = self.log.place();
+            let shape = shape(place, folded, &self.plan, self.target.settings.format)?;
             let known = folded.tables.get(self.plan.name());
             let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
             table.record = Some(Some(TableRecord {
@@ -229,7 +231,7 @@ impl Files {
                 table.shape = Some(shape);
             }
             table.added.clone_from(&self.complete);
-            free_names(root, &mut table.added, &[]);
+            give_names(&self.target, place.root(), folded, &mut table.added, &[])?;
         }
         Ok(Change { cursors, tables: vec![table] })
     }
@@ -253,7 +255,7 @@ pub(crate) fn finish(
         }
         let mut change =
             TableChange { source: Some(table.name().clone()), ..TableChange::default() };
-        let shape = shape(log.root(), folded, table, format)?;
+        let shape = shape(log.place(), folded, table, format)?;
         let mut rows_total = record.rows_total;
         let mut is_empty = known.files.is_empty();
         if table.write_mode == WriteMode::Replace {
@@ -266,7 +268,7 @@ pub(crate) fn finish(
         if is_empty {
             change.added.extend(empty_file(target, log, sync_id, table)?);
         }
-        free_names(log.root(), &mut change.added, &change.removed);
+        give_names(target, log.place().root(), folded, &mut change.added, &change.removed)?;
         change.record = Some(Some(TableRecord {
             identity: Some(shape.identity.clone()),
             columns: column_names(table),
@@ -294,11 +296,11 @@ pub(crate) fn migrate(
     log.change(Kind::State, |folded| {
         let mut change = TableChange {
             source: Some(table.name().clone()),
-            shape: Some(shape(log.root(), folded, table, target.settings.format)?),
+            shape: Some(shape(log.place(), folded, table, target.settings.format)?),
             added: empty_file(target, log, sync_id, table)?.into_iter().collect(),
             ..TableChange::default()
         };
-        free_names(log.root(), &mut change.added, &[]);
+        give_names(target, log.place().root(), folded, &mut change.added, &[])?;
         Ok(Some(Change { cursors: Vec::new(), tables: vec![change] }))
     })?;
     log.publish()
@@ -324,12 +326,12 @@ fn column_names(plan: &TablePlan) -> Vec<String> {
 }
 
 /// The table as it is once rows of `plan` are in it.
-fn shape(root: &Path, folded: &Folded, plan: &TablePlan, format: Format) -> Result<Shape> {
+fn shape(place: &Place, folded: &Folded, plan: &TablePlan, format: Format) -> Result<Shape> {
     let known = folded.tables.get(plan.name()).and_then(|t| t.shape.clone());
     let known = known.filter(|shape| shape.table.name == plan.target.name);
     let existing = match known {
         Some(shape) => Some(shape),
-        None => crate::destination::find_shape(root, &plan.target.name)?,
+        None => place.find_shape(&plan.target.name)?,
     };
     let mut table = plan.target.as_ref().clone();
     table.cursor_field = None;
@@ -367,10 +369,35 @@ fn merge(there: &Table, now: &Table) -> Result<Schema> {
     Ok(Schema::new(fields))
 }
 
-/// Gives files whose name is taken another one. `removed` are names that become free.
-fn free_names(root: &Path, files: &mut [DataFile], removed: &[String]) {
+/// Refuses a run whose rows would go to a file that this sync has not written: before it has
+/// read them.
+///
+/// # Errors
+/// `Config`, naming the file.
+pub(crate) fn check_name(target: &Target, log: &SyncLog, table: &TableName) -> Result<()> {
+    let Some(name) = target.template.fixed_name(table) else { return Ok(()) };
+    log.with_folded(|folded| refuse_foreign(log.place().root(), &name, &folded.file_names()))
+        .map_err(|error| error.context("table", table))
+}
+
+/// Gives files another name where theirs is taken by an older one of this sync. `removed` are
+/// names that become free: the new file takes the place of the old one.
+///
+/// # Errors
+/// `Config` when a file of somebody else has the name, which came after [`check_name`].
+fn give_names(
+    target: &Target,
+    root: &Path,
+    folded: &Folded,
+    files: &mut [DataFile],
+    removed: &[String],
+) -> Result<()> {
+    let known = folded.file_names();
     let mut taken = BTreeSet::new();
     for file in files {
+        if !target.template.tells_files_apart() && !taken.contains(&file.name) {
+            refuse_foreign(root, &file.name, &known)?;
+        }
         if taken.contains(&file.name)
             || (!removed.contains(&file.name) && root.join(&file.name).exists())
         {
@@ -381,6 +408,7 @@ fn free_names(root: &Path, files: &mut [DataFile], removed: &[String]) {
         file.replaces = removed.contains(&file.name);
         taken.insert(file.name.clone());
     }
+    Ok(())
 }
 
 /// The table of a partition: files are written one table at a time.

@@ -58,7 +58,12 @@ impl Site {
     }
 
     fn log(&self) -> std::path::PathBuf {
-        self.out.0.path().join("_highwater/s")
+        let logs = std::fs::read_dir(self.out.0.path().join("_highwater")).unwrap();
+        let mut logs = logs.map(|entry| entry.unwrap().path());
+        let of_sync = |path: &std::path::PathBuf| {
+            path.file_name().unwrap().to_str().unwrap().starts_with("s-")
+        };
+        logs.find(of_sync).unwrap()
     }
 
     fn entries(&self) -> Vec<String> {

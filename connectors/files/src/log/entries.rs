@@ -1,6 +1,5 @@
 //! The files of a log: reading the tail, and making the next one only if it does not exist.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +19,8 @@ pub(super) struct Tail {
     pub(super) hash: String,
     pub(super) epoch: u64,
     pub(super) folded: Folded,
+    /// The sync and the template that it was opened for; `None` in an empty log.
+    pub(super) kept_for: Option<(String, String)>,
     /// Who opened it last and when; `None` in an empty log.
     pub(super) opened: Option<(Owner, Instant)>,
     pub(super) released: bool,
@@ -100,7 +101,8 @@ impl Tail {
         self.hash = hash;
         self.epoch = entry.epoch;
         match entry.action {
-            Action::Open { owner, state } => {
+            Action::Open { owner, sync, template, state } => {
+                self.kept_for = Some((sync, template));
                 self.opened = Some((owner, entry.at));
                 self.folded = state;
             }
@@ -120,8 +122,7 @@ impl Tail {
         if self.removed.is_empty() {
             return Vec::new();
         }
-        let files = self.folded.tables.values().flat_map(|table| &table.files);
-        let in_use: BTreeSet<&str> = files.map(|file| file.name.as_str()).collect();
+        let in_use = self.folded.file_names();
         self.removed.iter().filter(|name| !in_use.contains(name.as_str())).cloned().collect()
     }
 

@@ -1,6 +1,7 @@
 //! The commit log of one sync: what was committed, in order, and the state that it adds up to.
 //!
-//! The log is the folder `_highwater/<sync>/` below the root of the data. Entry `n` is the file
+//! The log is the folder `_highwater/<sync>-<hash>/` below the root of the data, where the hash is
+//! that of the template of the files' names: destinations that share a folder share no log. Entry `n` is the file
 //! `<n, 20 digits>.json`, made only if it does not exist: whoever makes it has committed, whoever
 //! finds it taken has lost the lease. Each entry holds the hash of the one before. An `open` entry
 //! begins each run and repeats the whole state, so only the entries since the last one are read;
@@ -10,15 +11,17 @@
 //! names only then: a reader of the data's folders sees committed rows only.
 
 mod entries;
+mod place;
 mod publish;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_core::state::TableRecord;
 use highwater_core::{Checkpoint, Cursor, CursorKey, Instant, Owner, State, Table, TableName};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use place::{Place, refuse_foreign};
 pub(crate) use store::{Kind, Logs, SyncLog};
 
 /// The folder of all logs, below the root of the data.
@@ -42,7 +45,13 @@ struct Entry {
 #[serde(rename_all = "snake_case")]
 enum Action {
     /// A run took the lease; all before it adds up to this state.
-    Open { owner: Owner, state: Folded },
+    Open {
+        owner: Owner,
+        /// The sync and the template of its files, to be sure whose log this is.
+        sync: String,
+        template: String,
+        state: Folded,
+    },
     /// Rows, cursors, or both.
     Commit(Change),
     /// A table was completed.
@@ -126,7 +135,8 @@ pub(crate) struct DataFile {
     /// In bytes.
     pub(crate) size: u64,
     pub(crate) rows: u64,
-    /// Of its bytes.
+    /// Of its bytes. Nothing here reads it again: it is for whoever wants to know, years later or
+    /// after a copy to elsewhere, whether a file still is what was committed.
     pub(crate) crc32: u32,
 }
 
@@ -176,6 +186,11 @@ impl Folded {
             state.staged.retain(|file| !table.added.iter().any(|added| added.stage == file.stage));
             state.staged.extend(table.staged.iter().cloned());
         }
+    }
+
+    /// The names of all files that were committed and not removed.
+    pub(crate) fn file_names(&self) -> BTreeSet<&str> {
+        self.tables.values().flat_map(|t| &t.files).map(|file| file.name.as_str()).collect()
     }
 
     /// The state as the engine knows it, without fence and lease.

@@ -7,6 +7,8 @@ use highwater_core::{ErrorKind, LeaseRequest, Owner};
 
 use super::entries::{Made, make};
 use super::*;
+use crate::spec::{Compression, Format};
+use crate::template::Template;
 
 struct Site {
     root: tempfile::TempDir,
@@ -46,8 +48,13 @@ impl Site {
         self.root.path()
     }
 
+    fn place(&self) -> Place {
+        let path = format!("{}/{{{{TABLE}}}}/{{{{UUID}}}}.csv", self.path().display());
+        Place::new(&Template::new(&path, Format::Csv, Compression::None).unwrap())
+    }
+
     fn folder(&self) -> PathBuf {
-        self.path().join(FOLDER).join("s")
+        self.place().folder("s")
     }
 
     fn stage(&self) -> PathBuf {
@@ -55,7 +62,7 @@ impl Site {
     }
 
     fn open(&self) -> highwater_core::Result<std::sync::Arc<SyncLog>> {
-        Logs::new(self.path()).open("s", Some(&request()))
+        Logs::new(self.place()).open("s", Some(&request()))
     }
 
     fn put_staged(&self, file: &DataFile) {
@@ -117,7 +124,7 @@ fn files_that_an_entry_names_get_their_names() {
     assert_eq!(log.epoch(), epoch + 1);
     // The state is complete, and nothing is done twice.
     drop(site.open().unwrap());
-    let folded = Logs::new(site.path()).folded("s").unwrap();
+    let folded = site.place().folded("s").unwrap();
     assert_eq!(folded.tables[&TableName::new("t")].files.len(), 2);
 }
 

@@ -1,26 +1,25 @@
 //! The log of a sync in use: taking it, adding to it, and being refused when a newer run has.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{Error, Fence, Instant, LeaseRequest, Owner, Result, State};
 
-use super::entries::{Made, Tail, entry_path, heartbeat_path, make};
-use super::{Action, Change, DataFile, Entry, FOLDER, Folded, publish};
+use super::entries::{Made, entry_path, heartbeat_path, make};
+use super::{Action, Change, DataFile, Entry, Folded, Place, publish};
 use crate::disk;
-use crate::template::{decode, encode};
 
 /// How often a run tries to open a log that others open at the same moment.
 const OPEN_ATTEMPTS: u32 = 8;
 
-/// All logs below one root.
+/// All logs of one destination.
 #[derive(Debug)]
 pub(crate) struct Logs {
-    root: PathBuf,
+    place: Place,
     /// The logs that this instance has opened, by sync.
     open: Mutex<BTreeMap<String, Arc<SyncLog>>>,
 }
@@ -31,49 +30,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Logs {
-    pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), open: Mutex::default() }
+    pub(crate) fn new(place: Place) -> Self {
+        Self { place, open: Mutex::default() }
     }
 
-    fn folder(&self, sync: &str) -> PathBuf {
-        self.root.join(FOLDER).join(encode(sync))
-    }
-
-    /// The names of all syncs that have a log here.
-    pub(crate) fn list(&self) -> Result<Vec<String>> {
-        let folder = self.root.join(FOLDER);
-        let failed = |e| disk::failed("The commit logs cannot be listed", &folder, e);
-        let mut names = Vec::new();
-        let listing = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(names),
-            other => other.map_err(failed)?,
-        };
-        for entry in listing {
-            let entry = entry.map_err(failed)?;
-            if entry.file_type().map_err(failed)?.is_dir() {
-                names.push(decode(&entry.file_name().to_string_lossy()));
-            }
-        }
-        names.sort();
-        Ok(names)
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// What a log says, without opening it.
     pub(crate) fn look(&self, sync: &str) -> Result<State> {
-        let folder = self.folder(sync);
-        let tail = Tail::read(&folder)?;
-        Ok(State { lease: tail.lease(&folder), ..tail.folded.state() })
-    }
-
-    /// What a log adds up to, without opening it.
-    pub(crate) fn folded(&self, sync: &str) -> Result<Folded> {
-        Ok(Tail::read(&self.folder(sync))?.folded)
+        let tail = self.place.tail(sync)?;
+        let lease = tail.lease(&self.place.folder(sync));
+        Ok(State { lease, ..tail.folded.state() })
     }
 
     /// Opens the log of a sync. Without a request the lease is kept in another store, which has
     /// decided: the log is taken over from whoever had it.
     pub(crate) fn open(&self, sync: &str, request: Option<&LeaseRequest>) -> Result<Arc<SyncLog>> {
-        let log = Arc::new(SyncLog::open(&self.root, self.folder(sync), sync, request)?);
+        let log = Arc::new(SyncLog::open(&self.place, sync, request)?);
         lock(&self.open).insert(sync.to_owned(), log.clone());
         Ok(log)
     }
@@ -99,7 +74,7 @@ impl Logs {
             return work(&log);
         }
         let request = LeaseRequest { owner: Owner::this_process(), take_over: false };
-        let log = SyncLog::open(&self.root, self.folder(sync), sync, Some(&request))?;
+        let log = SyncLog::open(&self.place, sync, Some(&request))?;
         work(&log)?;
         log.release()
     }
@@ -111,7 +86,7 @@ impl Logs {
         if let Some(log) = open.get(sync) {
             return Ok(log.clone());
         }
-        let log = Arc::new(SyncLog::open(&self.root, self.folder(sync), sync, None)?);
+        let log = Arc::new(SyncLog::open(&self.place, sync, None)?);
         open.insert(sync.to_owned(), log.clone());
         Ok(log)
     }
@@ -120,7 +95,7 @@ impl Logs {
 /// A log under a fence. Writers of one process add to it one after the other.
 #[derive(Debug)]
 pub(crate) struct SyncLog {
-    root: PathBuf,
+    place: Place,
     folder: PathBuf,
     sync: String,
     epoch: u64,
@@ -152,16 +127,12 @@ pub(crate) enum Kind {
 }
 
 impl SyncLog {
-    fn open(
-        root: &Path,
-        folder: PathBuf,
-        sync: &str,
-        request: Option<&LeaseRequest>,
-    ) -> Result<Self> {
+    fn open(place: &Place, sync: &str, request: Option<&LeaseRequest>) -> Result<Self> {
+        let (root, folder) = (place.root(), place.folder(sync));
         let stage = folder.join("stage");
         disk::make_folder(&stage)?;
         for _ in 0..OPEN_ATTEMPTS {
-            let mut tail = Tail::read(&folder)?;
+            let mut tail = place.tail(sync)?;
             if let Some(request) = request {
                 request.may_take(sync, tail.lease(&folder).as_ref(), Instant::now())?;
             }
@@ -178,14 +149,19 @@ impl SyncLog {
                 prev_hash: tail.hash.clone(),
                 epoch: tail.epoch + 1,
                 at: Instant::now(),
-                action: Action::Open { owner, state: tail.folded.clone() },
+                action: Action::Open {
+                    owner,
+                    sync: sync.to_owned(),
+                    template: place.template().to_owned(),
+                    state: tail.folded.clone(),
+                },
             };
             let Made::Yes(hash) = make(&folder, &stage, &entry)? else { continue };
             // From here no older run can commit.
             publish::clean(&stage, entry.epoch)?;
             crash::at(CrashPoint::LeaseTaken);
             return Ok(Self {
-                root: root.to_owned(),
+                place: place.clone(),
                 sync: sync.to_owned(),
                 epoch: entry.epoch,
                 inner: Mutex::new(Held {
@@ -205,12 +181,17 @@ impl SyncLog {
         self.epoch
     }
 
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     pub(crate) fn stage(&self) -> PathBuf {
         self.folder.join("stage")
+    }
+
+    /// Looks at what the log adds up to.
+    pub(crate) fn with_folded<T>(&self, look: impl FnOnce(&Folded) -> T) -> T {
+        look(&lock(&self.inner).folded)
     }
 
     /// The state with its fence and lease.
@@ -290,7 +271,7 @@ impl SyncLog {
     /// by `finish`, or when the next run opens the log: it is no reason to say that the commit
     /// has failed.
     fn tidy(&self, held: &mut Held, change: &Change) {
-        if let Err(error) = publish::publish(&self.root, &self.stage(), &held.unpublished) {
+        if let Err(error) = publish::publish(self.place.root(), &self.stage(), &held.unpublished) {
             tracing::warn!(%error, "committed files are not visible yet");
             return;
         }
@@ -298,7 +279,7 @@ impl SyncLog {
         for table in &change.tables {
             let kept = |name: &&String| !table.added.iter().any(|f| f.name == **name);
             let names: Vec<String> = table.removed.iter().filter(kept).cloned().collect();
-            if let Err(error) = publish::remove(&self.root, &names) {
+            if let Err(error) = publish::remove(self.place.root(), &names) {
                 tracing::warn!(%error, "replaced files are still there");
             }
         }
@@ -320,7 +301,7 @@ impl SyncLog {
     /// Why that is not possible; they are committed all the same.
     pub(crate) fn publish(&self) -> Result<()> {
         let mut held = lock(&self.inner);
-        publish::publish(&self.root, &self.stage(), &held.unpublished)?;
+        publish::publish(self.place.root(), &self.stage(), &held.unpublished)?;
         held.unpublished.clear();
         Ok(())
     }
