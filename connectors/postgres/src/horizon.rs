@@ -22,13 +22,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use highwater_core::{Cursor, Error, Instant, Result, TableName};
+use highwater_core::{Cursor, Error, Instant, NullCursor, Result, TableName};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use crate::catalog::{get, rows};
 use crate::decode::{EPOCH_DAYS, EPOCH_MICROS};
 use crate::session::quote;
+use crate::storage::Files;
 
 /// Covers the time between taking a transaction's start and publishing it, and small steps of the
 /// clock.
@@ -157,6 +158,12 @@ pub(crate) struct SavedVersions {
     /// Prepared transactions, and the lower bound that each of them holds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     prepared: BTreeMap<String, Option<Instant>>,
+    /// What the table was stored in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: Files,
+    /// Whether rows without a cursor were left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_nulls: bool,
 }
 
 const KIND: &str = "row_versions";
@@ -208,6 +215,8 @@ pub(crate) struct VersionRead {
     system: Option<String>,
     oid: u32,
     partitions: Vec<u32>,
+    files: Files,
+    without_nulls: bool,
     /// Transactions whose row versions were delivered, by the 32 bits that a row shows.
     known: HashSet<u32>,
     seen: BTreeSet<u64>,
@@ -218,6 +227,10 @@ pub(crate) struct VersionRead {
 pub(crate) struct TableNow {
     pub oid: u32,
     pub partitions: Vec<u32>,
+    /// What it is stored in.
+    pub files: Files,
+    /// What becomes of rows without a cursor.
+    pub nulls: NullCursor,
     pub cursor_field: String,
     /// Whether the start of every transaction that may still write is known and cursors follow it.
     pub clock: Clock,
@@ -238,6 +251,13 @@ impl VersionRead {
     ) -> Result<Self> {
         if let Some(saved) = &saved {
             check_same_source(name, saved, probe, snapshot, now.oid)?;
+            if saved.without_nulls && now.nulls == NullCursor::Include {
+                return Err(Error::config(
+                    "Rows without a cursor were left out so far, and would be missed for ever",
+                )
+                .context("table", name)
+                .hint(format!("keep `null_cursor: exclude`, or copy all: {}", reset_hint(name))));
+            }
         }
         let held = saved.as_ref().and_then(|saved| saved.lower_bound);
         // A prepared transaction shows when it was prepared, not when it began. It had begun
@@ -282,6 +302,12 @@ impl VersionRead {
             system: probe.system.clone(),
             oid: now.oid,
             partitions: now.partitions,
+            files: now.files,
+            without_nulls: match now.nulls {
+                NullCursor::Include => false,
+                NullCursor::Exclude => true,
+                NullCursor::Fail => saved.as_ref().is_some_and(|saved| saved.without_nulls),
+            },
             seen: known.range(snapshot.xmin..).copied().collect(),
             known: known.iter().map(|xid| *xid as u32).collect(),
             last_seen: None,
@@ -399,6 +425,8 @@ impl VersionRead {
             delivered: format_ranges(&self.seen),
             partitions: self.partitions,
             prepared: self.prepared,
+            files: self.files,
+            without_nulls: self.without_nulls,
         };
         serde_json::to_value(saved).map_err(|error| {
             Error::internal("A cursor has no JSON form")

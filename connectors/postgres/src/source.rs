@@ -18,6 +18,7 @@ use crate::conninfo::Target;
 use crate::horizon::{self, Clock, Probe, SavedVersions, TableNow, VersionRead};
 use crate::read::{self, Filter, VersionFields};
 use crate::session::{Session, literal, quote};
+use crate::storage;
 use crate::types::{Wire, wire};
 
 /// One database that tables are read from.
@@ -83,9 +84,22 @@ impl PostgresSource {
         let (hidden, condition, mut filter) = if relation.has_row_versions {
             let saved = saved.map(|saved| SavedVersions::parse(saved, table.name())).transpose()?;
             let partitions = children(&session, &relation).await?;
+            let oids: Vec<u32> = partitions.iter().copied().chain([relation.oid]).collect();
+            let files = match relation.kind {
+                // A refresh makes every row new, and the label says so.
+                RelationKind::MaterializedView => storage::Files::new(),
+                _ => storage::files(&session, &oids).await?,
+            };
+            if let Some(saved) = &saved {
+                let quoted = read::quoted_name(&relation);
+                let then = (&saved.files, saved.snapshot_xmin);
+                storage::check_not_rewritten(&session, table, &quoted, then, &files).await?;
+            }
             let now = TableNow {
                 oid: relation.oid,
                 partitions,
+                files,
+                nulls: table.null_cursor,
                 cursor_field: cursor.name.clone(),
                 clock: cursor.clock,
             };

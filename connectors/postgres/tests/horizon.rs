@@ -1,6 +1,6 @@
 //! Incremental reads lose nothing and send nothing twice, whatever transactions do meanwhile.
 
-use highwater_core::{ErrorKind, NullCursor};
+use highwater_core::{ErrorKind, NullCursor, WriteMode};
 use highwater_testkit::postgres::Database;
 
 use crate::server::{Open, Reader, database, error};
@@ -149,6 +149,22 @@ async fn null_cursors_are_read_once_left_out_or_refused() {
     let refused = error(reader.try_sync().await);
     assert_eq!(refused.kind(), ErrorKind::Data);
     assert_eq!(refused.context_value("table"), Some("events"));
+    // What was left out would never be found any more.
+    reader.table().null_cursor = NullCursor::Include;
+    assert_eq!(error(reader.try_sync().await).kind(), ErrorKind::Config);
+}
+
+#[tokio::test]
+async fn a_rewritten_table_is_not_added_again() {
+    let (database, mut reader) = events("(1), (2)").await;
+    assert_eq!(reader.sync().await, ["1", "2"]);
+    database.execute("INSERT INTO events VALUES (3)");
+    database.execute("VACUUM FULL events");
+    assert_eq!(reader.sync().await, ["3"], "VACUUM FULL keeps the ids");
+    database.execute("ALTER TABLE events SET UNLOGGED");
+    assert_eq!(error(reader.try_sync().await).kind(), ErrorKind::Schema);
+    reader.table().write_mode = WriteMode::Overwrite;
+    assert_eq!(reader.sync().await, ["1", "2", "3"], "a key makes it harmless");
 }
 
 #[tokio::test]

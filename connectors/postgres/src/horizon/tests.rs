@@ -16,7 +16,14 @@ fn probe() -> Probe {
 }
 
 fn now(clock: Clock) -> TableNow {
-    TableNow { oid: 5, partitions: vec![], cursor_field: "c".into(), clock }
+    TableNow {
+        oid: 5,
+        partitions: vec![],
+        cursor_field: "c".into(),
+        clock,
+        files: Default::default(),
+        nulls: highwater_core::NullCursor::Include,
+    }
 }
 
 fn read(saved: Option<&SavedVersions>, probe: &Probe, snapshot: Snapshot) -> Result<VersionRead> {
