@@ -37,6 +37,38 @@ async fn a_csv_file_is_a_table_with_types() {
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_read_is_an_error_of_its_own_table_only() {
+    let folder = Folder::with(&[("good.csv", "a\n1\n"), ("bad.parquet", "no"), ("z.csv.gz", "no")]);
+    let from = source(folder.spec()).await;
+    let discovered = |only: &'static [&'static str]| {
+        let only: Vec<String> = only.iter().map(|p| (*p).to_owned()).collect();
+        let from = &from;
+        async move { from.discover((!only.is_empty()).then_some(&only[..])).await }
+    };
+    // The others are found, and the bad ones are there to be skipped.
+    for only in [&[][..], &["*"][..]] {
+        let tables = discovered(only).await.unwrap();
+        let names: Vec<&str> = tables.iter().map(|t| t.name.name.as_str()).collect();
+        assert_eq!(names, ["bad", "good", "z"]);
+        let plan = plan(tables, ReadMode::FullRefresh, WriteMode::Append);
+        for table in plan.tables.values() {
+            let reviewed = from.review(table).await;
+            if table.name().name == "good" {
+                reviewed.unwrap();
+            } else {
+                let error = reviewed.unwrap_err();
+                assert_eq!(error.context_value("table"), Some(table.name().name.as_str()));
+            }
+        }
+    }
+    assert_eq!(discovered(&["good"]).await.unwrap().len(), 1);
+    // Asked for by name, or alone, it is an error at once.
+    for only in [&["bad"][..], &["good", "z"][..], &["b*"][..]] {
+        assert!(discovered(only).await.is_err(), "{only:?}");
+    }
+}
+
+#[tokio::test]
 async fn json_lines_keep_every_digit_and_every_shape() {
     let folder = Folder::with(&[(
         "t.jsonl",

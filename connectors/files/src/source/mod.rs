@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use crate::disk::blocking;
 use crate::spec::{OnChange, SourceSpec};
-use tables::Found;
+use tables::{Asked, Found};
 
 /// Files of one spec.
 pub(crate) struct FilesSource {
@@ -49,6 +49,18 @@ impl FilesSource {
         self.discover(Some(std::slice::from_ref(&name.name))).await?;
         self.found(&name.name)
             .ok_or_else(|| Error::config("The files of a table are gone").context("table", name))
+    }
+}
+
+/// How the patterns of the user ask for a table; without any, every table is asked for.
+fn asked(patterns: Option<&[String]>, name: &str) -> Asked {
+    let Some(patterns) = patterns else { return Asked::Among };
+    if patterns.iter().any(|pattern| pattern == name) {
+        Asked::ByName
+    } else if patterns.iter().any(|pattern| matches(pattern, name)) {
+        Asked::Among
+    } else {
+        Asked::No
     }
 }
 
@@ -82,14 +94,17 @@ impl Source for FilesSource {
         let (spec, only) = (self.spec.clone(), only.map(<[String]>::to_vec));
         let found = blocking(move || {
             let listing = listing::list(&spec)?;
-            tables::discover(&spec, &listing, |name| {
-                only.as_ref().is_none_or(|only| only.iter().any(|p| matches(p, name)))
-            })
+            tables::discover(&spec, &listing, |name| asked(only.as_deref(), name))
         })
         .await?;
-        let discovered = found.iter().map(|(name, found)| found.table(name)).collect();
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-        Ok(discovered)
+        // A table that cannot be read is there all the same: it can be named in order to skip
+        // it, and `review` says what is wrong if it is not skipped.
+        let unreadable = found.unreadable.iter().map(|n| Table::new(TableName::new(n), vec![]));
+        let mut all: Vec<Table> = unreadable.collect();
+        all.extend(found.tables.iter().map(|(name, found)| found.table(name)));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).extend(found.tables);
+        Ok(all)
     }
 
     fn delivery(&self, table: &TablePlan) -> SourceDelivery {
@@ -105,7 +120,13 @@ impl Source for FilesSource {
     }
 
     async fn review(&self, table: &TablePlan) -> Result<Vec<String>> {
+        let was_readable = self.found(&table.name().name).is_some();
         let mut notes = vec![self.look(table.name()).await?.note()];
+        if !was_readable && table.source.schema.fields().is_empty() {
+            return Err(Error::transient("The files of a table have just changed")
+                .context("table", table.name())
+                .hint("run the same command again"));
+        }
         if table.read_mode == ReadMode::Incremental {
             notes.push(match self.spec.on_change {
                 OnChange::Read => "new files are read, and what was appended to CSV and JSON files; a file that has changed otherwise is read again as a whole (`on_change: fail` refuses it)".to_owned(),

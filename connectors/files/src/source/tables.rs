@@ -45,34 +45,73 @@ impl Found {
     }
 }
 
-/// Finds the columns of the tables for which `wanted` says so.
+/// How a table is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Not at all: its files are not opened.
+    No,
+    /// With others, by a pattern: it may still be skipped.
+    Among,
+    /// By its name.
+    ByName,
+}
+
+/// What was found of the tables that were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Discovered {
+    pub(crate) tables: BTreeMap<String, Found>,
+    /// The tables of which a file cannot be read: asking for one of them by its name says why.
+    pub(crate) unreadable: Vec<String>,
+}
+
+/// Finds the columns of the tables that are asked for.
+///
+/// # Errors
+/// Why a table cannot be read, if it is asked for by its name or no other can be read either.
 pub(crate) fn discover(
     spec: &SourceSpec,
     listing: &Listing,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<BTreeMap<String, Found>> {
+    asked: impl Fn(&str) -> Asked,
+) -> Result<Discovered> {
     let mut declared = Declared::new(spec, listing.len() == 1)?;
-    let mut found = BTreeMap::new();
+    let mut discovered = Discovered::default();
+    let mut first_error = None;
     let mut all = true;
     for (name, files) in listing {
-        if !wanted(name) {
+        let asked = asked(name);
+        if asked == Asked::No {
             all = false;
             continue;
         }
         let files: Vec<&SourceFile> = files.values().collect();
-        let table = look(spec, &files, name, &mut declared).map_err(|e| {
-            if e.context_value("table").is_some() { e } else { e.context("table", name) }
-        })?;
+        let table = match look(spec, &files, name, &mut declared) {
+            Ok(table) => table,
+            Err(error) => {
+                let named = error.context_value("table").is_some();
+                let error = if named { error } else { error.context("table", name) };
+                if asked == Asked::ByName {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "a table cannot be read");
+                all = false;
+                discovered.unreadable.push(name.clone());
+                first_error.get_or_insert(error);
+                continue;
+            }
+        };
         if table.columns.is_empty() {
             tracing::warn!(table = %name, "the files of a table have no column yet: it is left out");
             continue;
         }
-        found.insert(name.clone(), table);
+        discovered.tables.insert(name.clone(), table);
+    }
+    if let (Some(error), true) = (first_error, discovered.tables.is_empty()) {
+        return Err(error);
     }
     if all {
         declared.check_all_used()?;
     }
-    Ok(found)
+    Ok(discovered)
 }
 
 fn look(
