@@ -7,8 +7,9 @@ use highwater_sql::{Dialect, ddl, derived};
 use tokio_postgres::types::Type;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::catalog::{self, Definition, Relation, Selection, get};
+use crate::catalog::{self, Definition, Relation, RelationKind, Selection, get};
 use crate::dialect::{PostgresDialect, declared, is_type_name};
+use crate::fit;
 use crate::session::{Session, literal, quote};
 
 /// The relation of that name, where it exists. A name without a namespace is in the first schema
@@ -18,6 +19,22 @@ pub(crate) async fn find(session: &Session, name: &TableName) -> Result<Option<R
     let (mut relations, _) =
         catalog::relations(session, Selection::Names(std::slice::from_ref(&name))).await?;
     Ok(relations.pop())
+}
+
+/// Looks at the existing tables that the planned rows go into.
+///
+/// # Errors
+/// `Schema` when one is no table, or has a column that would round values.
+pub(crate) async fn check_existing(session: &Session, plan: &TablePlan) -> Result<()> {
+    let mut names = Vec::new();
+    for name in merged_tables(plan) {
+        names.push(with_schema(session, &name).await?);
+    }
+    let (relations, types) = catalog::relations(session, Selection::Names(&names)).await?;
+    relations.iter().try_for_each(|there| {
+        check_kind(there)?;
+        fit::check(plan, there, &types)
+    })
 }
 
 /// The name with the schema that tables are created in.
@@ -76,6 +93,9 @@ pub(crate) async fn apply(session: &Session, plan: &TablePlan) -> Result<Vec<Str
         let statements =
             if is_made(change, there.as_ref())? { Vec::new() } else { statements(plan, change)? };
         for statement in statements {
+            if is_schema_made(session, plan, &statement).await? {
+                continue;
+            }
             run(session, plan, &statement).await?;
             ran.push(statement);
         }
@@ -93,7 +113,7 @@ pub(crate) async fn create_without_key(
     name: &TableName,
 ) -> Result<()> {
     if let Some(schema) = &name.namespace {
-        run(session, plan, &create_schema(schema)).await?;
+        make_schema(session, schema).await.map_err(|e| e.context("table", &plan.target.name))?;
     }
     create_types(session, plan, &mut Vec::new()).await?;
     let mut table = (*plan.target).clone();
@@ -120,6 +140,47 @@ async fn run(session: &Session, plan: &TablePlan, statement: &str) -> Result<()>
         .run("change the table", statement)
         .await
         .map_err(|error| error.context("table", &plan.target.name))
+}
+
+/// Creates the schema, if it does not exist: `IF NOT EXISTS` asks for the right to create one also
+/// where there is nothing to create.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn make_schema(session: &Session, schema: &str) -> Result<()> {
+    if has_schema(session, schema).await? {
+        return Ok(());
+    }
+    session.run("create the schema", &create_schema(schema)).await
+}
+
+async fn has_schema(session: &Session, schema: &str) -> Result<bool> {
+    let statement = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+    let rows = catalog::rows(session, statement, &[(&schema, Type::TEXT)]).await?;
+    rows.first().map_or(Ok(false), |row| get(row, 0))
+}
+
+/// Whether the statement creates a schema that exists.
+async fn is_schema_made(session: &Session, plan: &TablePlan, statement: &str) -> Result<bool> {
+    match &plan.target.name.namespace {
+        Some(schema) if *statement == create_schema(schema) => has_schema(session, schema).await,
+        _ => Ok(false),
+    }
+}
+
+/// # Errors
+/// `Schema` when the relation is none that rows are written into with the state in one
+/// transaction: a view, or a table of another server.
+pub(crate) fn check_kind(there: &Relation) -> Result<()> {
+    let kind = match there.kind {
+        RelationKind::Table | RelationKind::Partitioned => return Ok(()),
+        RelationKind::View => "view",
+        RelationKind::MaterializedView => "materialized view",
+        RelationKind::Foreign => "foreign table",
+    };
+    Err(Error::schema(format!("The destination is a {kind}, not a table"))
+        .context("table", &there.name)
+        .hint(format!("write into another table, or rename the {kind}")))
 }
 
 fn create_schema(schema: &str) -> String {

@@ -28,6 +28,35 @@ use crate::target::Connector;
 use crate::typmod;
 use crate::writer::{PostgresWriter, check_fence, instant, seconds_before};
 
+/// What a sync needs, as one row: whether the session is read-only; what is lacking for the state
+/// and for the tables (nothing, the right to create a schema in the `database`, or rights in the
+/// `schema`); role, database and the schema that tables are created in.
+const RIGHTS: &str = "
+    SELECT pg_catalog.current_setting('transaction_read_only') = 'on',
+           CASE
+             WHEN s.oid IS NULL THEN CASE WHEN d.may THEN '' ELSE 'database' END
+             WHEN NOT pg_catalog.has_schema_privilege(s.oid, 'USAGE') THEN 'schema'
+             WHEN NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c
+                              WHERE c.relnamespace = s.oid AND c.relkind = 'r')
+               THEN CASE WHEN pg_catalog.has_schema_privilege(s.oid, 'CREATE')
+                         THEN '' ELSE 'schema' END
+             WHEN (SELECT bool_and(pg_catalog.has_table_privilege(c.oid, 'SELECT')
+                               AND pg_catalog.has_table_privilege(c.oid, 'INSERT')
+                               AND pg_catalog.has_table_privilege(c.oid, 'UPDATE')
+                               AND pg_catalog.has_table_privilege(c.oid, 'DELETE'))
+                   FROM pg_catalog.pg_class c WHERE c.relnamespace = s.oid AND c.relkind = 'r')
+               THEN '' ELSE 'schema' END,
+           CASE
+             WHEN t.oid IS NULL THEN CASE WHEN d.may AND w.name IS NOT NULL THEN '' ELSE 'database' END
+             WHEN pg_catalog.has_schema_privilege(t.oid, 'CREATE')
+              AND pg_catalog.has_schema_privilege(t.oid, 'USAGE') THEN '' ELSE 'schema' END,
+           current_user::text, pg_catalog.current_database()::text, w.name
+    FROM (SELECT coalesce($2, pg_catalog.current_schema()::text) AS name) w
+    CROSS JOIN (SELECT pg_catalog.has_database_privilege(
+                         pg_catalog.current_database(), 'CREATE') AS may) d
+    LEFT JOIN pg_catalog.pg_namespace s ON s.nspname = $1
+    LEFT JOIN pg_catalog.pg_namespace t ON t.nspname = w.name";
+
 /// One database that tables are written into.
 pub(crate) struct PostgresDestination {
     connector: Connector,
@@ -128,18 +157,10 @@ impl Destination for PostgresDestination {
 
     async fn check(&self) -> Result<()> {
         let session = self.connector.session().await?;
-        let statement = "
-            SELECT pg_catalog.current_setting('transaction_read_only') = 'on',
-                   pg_catalog.has_database_privilege(current_database(), 'CREATE')
-                     OR EXISTS (SELECT 1 FROM pg_catalog.pg_namespace n WHERE n.nspname = $1
-                                AND pg_catalog.has_schema_privilege(n.oid, 'CREATE')),
-                   coalesce((SELECT pg_catalog.has_schema_privilege(n.oid, 'CREATE')
-                             FROM pg_catalog.pg_namespace n
-                             WHERE n.nspname = coalesce($2, pg_catalog.current_schema())), $2 IS NOT NULL)";
         let schema = self.connector.schema();
         let parameters: [(&(dyn ToSql + Sync), Type); 2] =
             [(&STATE_SCHEMA, Type::TEXT), (&schema, Type::TEXT)];
-        let rows = catalog::rows(&session, statement, &parameters).await?;
+        let rows = catalog::rows(&session, RIGHTS, &parameters).await?;
         let Some(row) = rows.first() else {
             return Err(Error::internal("A look-up of rights returned nothing"));
         };
@@ -147,17 +168,35 @@ impl Destination for PostgresDestination {
             return Err(Error::config("The database can only be read")
                 .hint("connect to the primary server, as a role that may write"));
         }
-        if !get::<bool>(row, 1)? {
-            return Err(Error::config("The role may not create the schema that keeps the state")
+        let user = quote(get(row, 3)?);
+        let database: &str = get(row, 4)?;
+        match get::<&str>(row, 1)? {
+            "" => {}
+            "database" => return Err(Error::config("The role may not create the schema that keeps the state")
                 .context("schema", STATE_SCHEMA)
-                .hint("GRANT CREATE ON DATABASE … TO …, once"));
+                .hint(format!("GRANT CREATE ON DATABASE {} TO {user}", quote(database)))),
+            _ => return Err(Error::config("The role may not use the schema that keeps the state")
+                .context("schema", STATE_SCHEMA)
+                .hint(format!(
+                    "GRANT USAGE, CREATE ON SCHEMA {STATE_SCHEMA} TO {user}; \
+                     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {STATE_SCHEMA} TO {user}"
+                ))),
         }
-        if !get::<bool>(row, 2)? {
-            return Err(Error::config("The role may not create tables in the schema")
-                .context("schema", schema.unwrap_or("of the search path"))
-                .hint("GRANT CREATE ON SCHEMA … TO …, or set `schema: NAME`"));
+        let schema: Option<&str> = get(row, 5)?;
+        match (get::<&str>(row, 2)?, schema) {
+            ("", _) => Ok(()),
+            ("database", Some(schema)) => Err(Error::config("The role may not create the schema")
+                .context("schema", schema)
+                .hint(format!("GRANT CREATE ON DATABASE {} TO {user}", quote(database)))),
+            (_, Some(schema)) => Err(Error::config("The role may not create tables in the schema")
+                .context("schema", schema)
+                .hint(format!(
+                    "GRANT USAGE, CREATE ON SCHEMA {} TO {user}, or set `schema: NAME`",
+                    quote(schema)
+                ))),
+            (_, None) => Err(Error::config("No schema of the role's search_path exists")
+                .hint("set `schema: NAME`: it is created if it does not exist")),
         }
-        Ok(())
     }
 
     fn target_name(&self, source: &TableName) -> TableName {
@@ -178,13 +217,15 @@ impl Destination for PostgresDestination {
         let (relations, types) = catalog::relations(&session, Selection::Names(&wanted)).await?;
         let described = names.iter().zip(&wanted).map(|(name, wanted)| {
             let found = catalog::table_name(catalog::schema_of(wanted), &wanted.name);
-            relations.iter().find(|relation| relation.name == found).map(|relation| {
-                let mut table = relation.table(&types);
-                table.name = name.clone();
-                ExistingTable { table, identity: Some(relation.oid.to_string()) }
-            })
+            let Some(relation) = relations.iter().find(|relation| relation.name == found) else {
+                return Ok(None);
+            };
+            changes::check_kind(relation)?;
+            let mut table = relation.table(&types);
+            table.name = name.clone();
+            Ok(Some(ExistingTable { table, identity: Some(relation.oid.to_string()) }))
         });
-        Ok(described.collect())
+        described.collect()
     }
 
     fn stored_field(&self, field: &Field) -> Result<Field> {

@@ -7,6 +7,7 @@ use highwater_sql::Dialect;
 
 use crate::catalog::Definition;
 use crate::session::quote;
+use crate::stored;
 use crate::types::SYSTEM;
 
 /// The schema of highwater's own tables.
@@ -42,7 +43,9 @@ impl Dialect for PostgresDialect {
 
     fn staged_as_stored(&self, expression: &str, field: &Field) -> String {
         match declared(field) {
-            Some(declared) if is_cast(field) => format!("{expression}::{declared}"),
+            Some(declared) if is_cast(field) => {
+                format!("{expression}::{}", without_length(declared))
+            }
             _ => expression.to_owned(),
         }
     }
@@ -117,12 +120,28 @@ pub(crate) fn is_cast(field: &Field) -> bool {
     declared(field).is_some_and(|d| !is_string(d) && !has_text_form(field))
 }
 
+/// The type to cast a text to before it is stored. A cast that names a length cuts off what is
+/// longer and says nothing; storing the value then refuses it.
+fn without_length(declared: &str) -> String {
+    let (scalar, array) = match declared.find("[]") {
+        Some(at) => declared.split_at(at),
+        None => (declared, ""),
+    };
+    let base = match scalar.split_once('(').map(|(base, _)| base) {
+        Some("character varying") => "character varying",
+        Some("character") => "bpchar",
+        Some("bit" | "bit varying") => "bit varying",
+        _ => return declared.to_owned(),
+    };
+    format!("{base}{array}")
+}
+
 /// Types whose binary form is their text.
 fn is_string(declared: &str) -> bool {
     const STRINGS: [&str; 6] =
         ["text", "character varying", "character", "name", "citext", "bpchar"];
     let base = declared.split('(').next().unwrap_or(declared).trim_end();
-    STRINGS.contains(&base)
+    STRINGS.contains(&base) && !declared.ends_with("[]")
 }
 
 /// Whether a user's type has its text as its binary form: an enum its label, a domain what its base
@@ -133,8 +152,8 @@ fn has_text_form(field: &Field) -> bool {
     // What the type needs comes first, the type itself last; an array has no definition.
     match definitions.last() {
         Some(Definition::Enum { name, .. }) => declared(field) == Some(name),
-        Some(Definition::Domain { name, base, .. }) => {
-            declared(field) == Some(name) && is_string(base)
+        Some(Definition::Domain { name, .. }) => {
+            declared(field) == Some(name) && is_string(&stored::resolve(name, Some(text)))
         }
         _ => false,
     }
@@ -245,6 +264,16 @@ mod tests {
         let inet = declared_field("inet");
         assert_eq!(PostgresDialect.staging_type(&inet).unwrap(), "text");
         assert_eq!(PostgresDialect.staged_as_stored("s.\"c\"", &inet), "s.\"c\"::inet");
+        for (declared, cast) in [
+            ("character varying(3)[]", "character varying[]"),
+            ("character(3)[]", "bpchar[]"),
+            ("bit(3)", "bit varying"),
+            ("bit varying(3)", "bit varying"),
+            ("time(3) with time zone", "time(3) with time zone"),
+        ] {
+            let field = declared_field(declared);
+            assert_eq!(PostgresDialect.staged_as_stored("c", &field), format!("c::{cast}"));
+        }
         for native in ["text", "character(5)", "citext"] {
             assert!(!is_cast(&declared_field(native)), "{native}");
         }

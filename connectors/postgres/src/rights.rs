@@ -26,9 +26,6 @@ pub(crate) fn hint(message: &str, writes: bool, user: &str) -> Option<String> {
         ),
         ("schema", true) => format!("GRANT USAGE, CREATE ON SCHEMA {quoted} TO {role}"),
         ("schema", false) => format!("GRANT USAGE ON SCHEMA {quoted} TO {role}"),
-        ("table", true) if name.starts_with(STATE_SCHEMA) => format!(
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {STATE_SCHEMA} TO {role}"
-        ),
         ("table", true) => {
             format!("GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {quoted} TO {role}")
         }

@@ -296,7 +296,7 @@ fn hint_for(state: &SqlState) -> Option<&'static str> {
             "check user and password in `connection_string`, PGPASSWORD or ~/.pgpass, and the server's pg_hba.conf"
         }
         "3D000" => "create it with `createdb NAME`, or correct the database in `connection_string`",
-        "42501" => "grant the role what it lacks, for example `GRANT SELECT ON TABLE … TO …`",
+        "42501" => "grant the role what the message says that it lacks",
         "25006" => "connect to the primary server, not to a standby",
         "53100" => "free disk space on the database server and run the sync again",
         "53300" => "raise max_connections on the server, or run with a lower `--tasks N`",

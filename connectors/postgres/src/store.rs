@@ -20,9 +20,10 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use crate::catalog::get;
+use crate::changes;
 use crate::conninfo::Target;
 use crate::dialect::{PostgresDialect, STATE_SCHEMA};
-use crate::session::{Session, literal, quote};
+use crate::session::{Session, literal};
 
 const SQL: StateSql<'static> = StateSql(&PostgresDialect);
 
@@ -107,8 +108,9 @@ impl PostgresStore {
         }
         let transaction = self.begin().await?;
         let lock = format!("SELECT pg_advisory_xact_lock({CREATION_LOCK})");
-        let schema = format!("CREATE SCHEMA IF NOT EXISTS {}", quote(STATE_SCHEMA));
-        let statements = [vec![lock, schema], SQL.create()].concat().join("; ");
+        transaction.session.run("create the state tables", &lock).await?;
+        changes::make_schema(&transaction.session, STATE_SCHEMA).await?;
+        let statements = SQL.create().join("; ");
         transaction.session.run("create the state tables", &statements).await?;
         transaction.commit().await
     }

@@ -66,7 +66,7 @@ pub(crate) fn array_element(column_type: &str, definition: Option<&str>) -> Opti
 }
 
 /// A domain by its base type, everything else as it is.
-fn resolve(column_type: &str, definition: Option<&str>) -> String {
+pub(crate) fn resolve(column_type: &str, definition: Option<&str>) -> String {
     let Some(definitions) =
         definition.and_then(|text| serde_json::from_str::<Vec<Definition>>(text).ok())
     else {

@@ -18,10 +18,11 @@ use highwater_sql::state::{StateSql, fenced, table_columns};
 use highwater_sql::{Dialect, ddl, derived};
 use tokio_postgres::types::ToSql;
 
-use crate::catalog::get;
+use crate::catalog::{Relation, get};
 use crate::changes;
 use crate::dialect::{PostgresDialect, is_cast};
 use crate::encode::Staged;
+use crate::fit;
 use crate::keys;
 use crate::load::Load;
 use crate::outcome;
@@ -129,7 +130,9 @@ impl PostgresWriter {
         let session = self.connector.writer_session(&self.fence).await?;
         for table in self.planned()? {
             changes::add_labels(&session, &table).await?;
-            if table.write_mode == WriteMode::Replace {
+            if table.write_mode != WriteMode::Replace {
+                changes::check_existing(&session, &table).await?;
+            } else {
                 session.run("begin", "BEGIN").await?;
                 self.check_fence(&session).await?;
                 replace::prepare(&session, &self.plan, &table).await?;
@@ -261,7 +264,9 @@ impl PostgresWriter {
         crash::at(CrashPoint::CommitSchema);
         for table in &tables {
             if let Some(loaded) = open.loads.get(table.name()) {
-                committed += self.settle(&open.session, table, loaded).await?;
+                let there = self.check_staged(&open.session, table, loaded).await?;
+                let settled = self.settle(&open.session, table, loaded).await;
+                committed += settled.map_err(|error| refused(error, table, there.as_ref()))?;
             }
         }
         crash::at(CrashPoint::CommitRows);
@@ -328,6 +333,23 @@ impl PostgresWriter {
         })?;
         let wanted = self.sequence + 1;
         outcome::find_out(&session, backend, &self.fence, &self.name, wanted, lost).await
+    }
+
+    /// The table that staged rows are about to go into, once they are found to fit.
+    async fn check_staged(
+        &self,
+        session: &Session,
+        table: &TablePlan,
+        loaded: &Loaded,
+    ) -> Result<Option<Relation>> {
+        if loaded.way != Way::Staged || table.write_mode == WriteMode::Replace {
+            return Ok(None);
+        }
+        let there = changes::find(session, &table.target.name).await?;
+        if let Some(there) = &there {
+            fit::check_lengths(session, table, there, &loaded.into).await?;
+        }
+        Ok(there)
     }
 
     /// Brings the loaded rows to where they belong.
@@ -503,6 +525,16 @@ impl Writer for PostgresWriter {
 /// Adds the table, unless the error names it.
 fn with_table(error: Error, name: &TableName) -> Error {
     if error.context_value("table").is_some() { error } else { error.context("table", name) }
+}
+
+/// Adds to an error about values the table, and its columns that are not as planned.
+fn refused(error: Error, plan: &TablePlan, there: Option<&Relation>) -> Error {
+    let is_data = error.kind() == ErrorKind::Data;
+    let error = with_table(error, &plan.target.name);
+    match there.filter(|_| is_data).and_then(|there| fit::different(plan, there)) {
+        Some(columns) => error.context("columns that differ", columns),
+        None => error,
+    }
 }
 
 /// Checks the fence in the open transaction, and keeps it from moving until the end of it.
