@@ -19,6 +19,7 @@ use crate::catalog;
 use crate::config::{Location, Spec};
 use crate::connection::{explain, open_read_only, open_read_write};
 use crate::dialect::SqliteDialect;
+use crate::keyed;
 use crate::schema::{self, instant_text, is_instant};
 use crate::source::described;
 use crate::store::{self, SqliteStore};
@@ -140,6 +141,9 @@ impl Destination for SqliteDestination {
         partition: &Partition,
         fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
+        for table in partition.tables.iter().filter_map(|name| plan.tables.get(name)) {
+            keyed::check_key(table)?;
+        }
         Ok(Box::new(SqliteWriter::new(
             self.location.clone(),
             Arc::new(plan.clone()),

@@ -10,6 +10,7 @@ mod connection;
 mod cursor;
 mod destination;
 mod dialect;
+mod keyed;
 mod read;
 mod reader;
 mod replace;

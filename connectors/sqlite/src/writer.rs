@@ -26,6 +26,7 @@ use crate::catalog;
 use crate::config::Location;
 use crate::connection::{explain, open_read_write};
 use crate::dialect::SqliteDialect;
+use crate::keyed;
 use crate::schema::{self, insert_statement, instant_text};
 use crate::{replace, store};
 
@@ -187,6 +188,7 @@ impl Worker {
 
     /// Puts rows into the temporary table, which nobody else sees and no lock protects.
     fn stage(&mut self, table: &TablePlan, batch: &Batch) -> Result<()> {
+        keyed::check_cursor(table, &batch.rows)?;
         let staging = self.staging(table)?;
         let in_transaction = self.in_transaction;
         let load = self.tables.entry(table.name().clone()).or_default();

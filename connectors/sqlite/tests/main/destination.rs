@@ -202,3 +202,14 @@ async fn integers_that_are_keys_and_cursors_stay_integers() {
         ["-9223372036854775808|integer", "0|integer", "9223372036854775807|integer"]
     );
 }
+
+#[tokio::test]
+async fn keys_with_several_texts_are_refused() {
+    use highwater_core::types::{NUMERIC, extension_field};
+    let field = extension_field("id", DataType::Utf8, NUMERIC);
+    let (table, rows) = one_column(field, Arc::new(StringArray::from(vec!["1.0"])));
+    let job = Job::new(table.with_primary_key(["id"]), WriteMode::Overwrite);
+    let error = try_sync(&empty(), &job, &[upsert(&rows)]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.context_value("column"), Some("id"));
+}
