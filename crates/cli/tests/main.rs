@@ -8,4 +8,5 @@ mod commands;
 mod configuration;
 mod crash;
 mod data;
+mod silent;
 mod transcript;
