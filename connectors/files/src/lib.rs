@@ -99,6 +99,17 @@ mod tests {
     }
 
     #[test]
+    fn the_schema_explains_the_keys_of_the_format() {
+        // The reference page shows the keys of `spec` only: those below are in its text.
+        let schema = schemars::schema_for!(FormatSpec).to_value();
+        let text = FilesConnector.spec_schema(Role::Destination);
+        let text = text["properties"]["format_spec"]["description"].to_string();
+        for key in schema["properties"].as_object().unwrap().keys() {
+            assert!(text.contains(&format!("`{key}")), "{key}");
+        }
+    }
+
+    #[test]
     fn the_schema_names_every_key() {
         let schema = FilesConnector.spec_schema(Role::Destination);
         assert!(schema["properties"]["batch_size_bytes"]["description"].is_string());

@@ -127,7 +127,8 @@ impl FormatSpec {
         let csv = self.delimiter.is_some() || self.quote.is_some() || self.skip_header;
         let parquet = self.version.is_some()
             || self.root_repetition.is_some()
-            || self.max_row_group_length.is_some();
+            || self.max_row_group_length.is_some()
+            || self.compression != ParquetCompression::default();
         let wrong = match format {
             Format::Csv => parquet.then_some("Parquet"),
             Format::Parquet => csv.then_some("CSV"),
@@ -214,12 +215,16 @@ pub enum OnChange {
 pub struct SourceSpec {
     /// A file, a folder or a glob (`*`, `?`, `[…]`, `**`); or a list of them.
     pub path: Paths,
-    /// The format of all files. Default: by each file's ending (`.csv`, `.json`, `.jsonl`,
-    /// `.ndjson`, `.parquet`, and the text formats with `.gz`); other files are left out.
+    /// The format of all files; `ndjson` is another word for `jsonl`. Default: by each file's
+    /// ending (`.csv`, `.json`, `.jsonl`, `.ndjson`, `.parquet`, and the text formats with `.gz`);
+    /// other files are left out.
     pub format: Option<Format>,
     /// How CSV and JSON files are compressed. Default: gzip for names that end in `.gz`.
     pub compression: Option<Compression>,
-    /// What is special about the format.
+    /// What is special about CSV files: `delimiter`, the character between fields (default `,`);
+    /// `quote`, the character around fields (default `"`); `skip_header: true`, where no line has
+    /// the names of the columns: they are `column_1`, `column_2`, … then. The keys that a
+    /// destination has for Parquet are allowed and have no effect.
     pub format_spec: Option<FormatSpec>,
     /// All files are one table of this name.
     pub table_name: Option<String>,
@@ -244,7 +249,7 @@ pub(crate) const SAMPLE_ROWS: u64 = 10_000;
 ///
 /// The keys are those of CloudQuery's file destination. What differs: `batch_size` and
 /// `batch_size_bytes` have larger defaults; rows become visible when a sync commits, not when a
-/// batch is full; a path without `{{UUID}}` is allowed, and a name that is taken gets a number.
+/// batch is full; a path without `{{UUID}}` is allowed.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DestinationSpec {
@@ -253,10 +258,23 @@ pub struct DestinationSpec {
     /// `{{SYNC_ID}}`. A path without a placeholder for the table is a folder, and files are written
     /// to `{{TABLE}}/{{UUID}}.{{FORMAT}}` in it (`{{TABLE}}.{{FORMAT}}` with `no_rotate`); if it
     /// names a file (`out.csv`), a sync of one table writes that file.
+    ///
+    /// A file that is there and that the sync has not written is never changed: without
+    /// `{{UUID}}` in the path the sync is refused. Files are never appended to: without `{{UUID}}`
+    /// a later `append` makes `out-<uuid>.csv` beside `out.csv`, while `replace` puts the new file
+    /// in the place of the old one. The state of a sync belongs to its path: with another path it
+    /// begins anew and leaves the files of the old one alone.
     pub path: String,
-    /// The format. Default: by the ending of `path`, else `parquet`.
+    /// The format; `ndjson` is another word for `jsonl`. Default: by the ending of `path`, else
+    /// `parquet`.
     pub format: Option<Format>,
-    /// What is special about the format.
+    /// What is special about the format. CSV: `delimiter`, the character between fields (default
+    /// `,`); `quote`, the character around fields (default `"`); `skip_header: true`, no line with
+    /// the names of the columns. Parquet: `compression`, that of the pages: `zstd` (the default),
+    /// `snappy` or `uncompressed`; `max_row_group_length`, rows in a row group at most (default
+    /// 131072; a row group also ends at 64 MiB); `version` (`v1.0`, `v2.4`, `v2.6`, `v2Latest`)
+    /// and `root_repetition` (`undefined`, `required`, `optional`, `repeated`) are accepted for
+    /// CloudQuery's sake and have no effect: every reader understands the files. JSON: none.
     pub format_spec: Option<FormatSpec>,
     /// How CSV and JSON files are compressed. Default: gzip if `path` ends in `.gz`.
     pub compression: Option<Compression>,
@@ -489,6 +507,9 @@ mod tests {
         assert_eq!((gz.format, gz.compression), (Format::Csv, Compression::Gzip));
         assert_eq!(path("out/data.jsonl").path, "out/data.jsonl");
         assert_eq!(path("out/{{UUID}}.{{FORMAT}}").path, "out/{{UUID}}.{{FORMAT}}");
+        let words =
+            |word: &str| destination(json!({"path": "out", "format": word})).unwrap().format;
+        assert_eq!((words("ndjson"), words("jsonl")), (Format::Jsonl, Format::Jsonl));
         let no_rotate = destination(json!({"path": "out", "no_rotate": true})).unwrap();
         assert_eq!(no_rotate.path, "out/{{TABLE}}.{{FORMAT}}");
         assert_eq!(no_rotate.file_rows_max, u64::MAX);
@@ -505,6 +526,7 @@ mod tests {
             (json!({"path": "x", "format_spec": {"delimeter": ","}}), "format_spec.delimeter"),
             (json!({"path": "x.csv", "format_spec": {"delimiter": "ab"}}), "format_spec.delimiter"),
             (json!({"path": "x.csv", "format_spec": {"version": "v1.0"}}), "format_spec"),
+            (json!({"path": "x.csv", "format_spec": {"compression": "snappy"}}), "format_spec"),
             (json!({"path": "x.parquet", "format_spec": {"version": "v9"}}), "format_spec.version"),
             (json!({"path": "x.parquet", "compression": "gzip"}), "compression"),
             (json!({"path": "{{UUID}}", "no_rotate": true}), "path"),

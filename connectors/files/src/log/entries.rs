@@ -168,8 +168,12 @@ pub(super) fn make(folder: &Path, stage: &Path, entry: &Entry) -> Result<Made> {
     let path = entry_path(folder, entry.seq);
     let made = match fs::hard_link(&staged, &path) {
         Ok(()) => Ok(Made::Yes(hash(&bytes))),
-        // On network file systems the reply to a link that was made can be lost.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+        // Another run has made it, and one that is newer still may have removed what was staged.
+        // Or this one has: on network file systems the reply to a link can be lost.
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists
+                || error.kind() == io::ErrorKind::NotFound && path.exists() =>
+        {
             Ok(if fs::read(&path).is_ok_and(|there| there == bytes) {
                 Made::Yes(hash(&bytes))
             } else {
