@@ -69,6 +69,9 @@ impl Place {
         const RESET: &str = "highwater state reset";
         let hint = if self.is_urls { with_flags(hint) } else { hint.to_owned() };
         let Some((before, after)) = hint.split_once(RESET) else { return hint };
+        if after.trim_start().starts_with(&self.words) {
+            return hint;
+        }
         let after = after.strip_prefix(" …").unwrap_or(after);
         let mut command = format!("{RESET} {}", self.words);
         if let Some(destination) = destination {
@@ -91,7 +94,7 @@ fn shown(word: &str) -> String {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use highwater_core::Error;
 use indicatif::MultiProgress;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
 
@@ -65,22 +66,34 @@ pub fn note(text: &str) {
 /// Writes an error to stderr.
 pub fn failure(failure: &Failure, as_json: bool) {
     if !as_json {
-        note(&failure.to_string());
-        return;
+        return note(&failure.to_string());
     }
+    log("error", "", value(failure));
+}
+
+/// An error as JSON.
+pub fn value(failure: &Failure) -> Value {
     let spot = failure.spot.as_ref();
-    note(
-        &serde_json::json!({
-            "time": highwater_core::Instant::now().to_rfc3339(),
-            "level": "error",
-            "message": failure.error.full_message(),
-            "file": spot.map(|s| &s.file),
-            "line": spot.map(|s| s.line),
-            "column": spot.map(|s| s.column),
-            "hint": failure.hint(),
-        })
-        .to_string(),
-    );
+    json!({
+        "message": failure.error.full_message(),
+        "file": spot.map(|s| &s.file),
+        "line": spot.map(|s| s.line),
+        "column": spot.map(|s| s.column),
+        "hint": failure.hint(),
+    })
+}
+
+/// Writes a line of a JSON log to stderr; `more` may replace the message.
+pub fn log(level: &str, message: &str, more: Value) {
+    let mut line = json!({
+        "time": highwater_core::Instant::now().to_rfc3339(),
+        "level": level,
+        "message": message,
+    });
+    if let (Some(line), Value::Object(more)) = (line.as_object_mut(), more) {
+        line.extend(more);
+    }
+    note(&line.to_string());
 }
 
 /// Columns under their titles, as wide as their widest cell; numbers go to the right.

@@ -9,22 +9,57 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 
 use crate::args::{Global, LogFormat};
-use crate::output;
+use crate::{hints, output};
 
 /// How often a table that is at work says so, where there are no bars.
 const LINE_SECONDS: u64 = 10;
 /// How often it does in JSON.
 const JSON_SECONDS: u64 = 1;
 
-/// The observer that fits stderr and the flags. `--log-level` above `info` shows no progress.
+/// The observer that fits stderr and the flags.
 pub fn observer(global: &Global) -> Arc<dyn Observer> {
-    if matches!(global.log_level.as_str(), "warn" | "error") {
-        return Arc::new(highwater_engine::Silent);
-    }
+    let level = Level::of(&global.log_level);
     match global.log_format {
-        LogFormat::Json => Arc::new(Lines { is_json: true, tables: Mutex::default() }),
+        LogFormat::Json => Arc::new(Lines { is_json: true, level, tables: Mutex::default() }),
+        // Text has nothing that is more than information: what failed is said at the end.
+        LogFormat::Text if level > Level::Info => Arc::new(highwater_engine::Silent),
         LogFormat::Text if output::shows_bars() => Arc::new(Bars { bars: Mutex::default() }),
-        LogFormat::Text => Arc::new(Lines { is_json: false, tables: Mutex::default() }),
+        LogFormat::Text => Arc::new(Lines { is_json: false, level, tables: Mutex::default() }),
+    }
+}
+
+/// How important a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What only a search for a defect needs.
+    Debug,
+    /// Progress and notes.
+    Info,
+    /// What may be wrong.
+    Warn,
+    /// What failed.
+    Error,
+}
+
+impl Level {
+    /// The least important level that `--log-level` asks for.
+    pub fn of(flag: &str) -> Self {
+        match flag {
+            "error" => Self::Error,
+            "warn" => Self::Warn,
+            "debug" | "trace" => Self::Debug,
+            _ => Self::Info,
+        }
+    }
+
+    /// As `--log-level` writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
     }
 }
 
@@ -73,6 +108,7 @@ fn bar(table: &TableName) -> ProgressBar {
 /// Lines of text or JSON.
 struct Lines {
     is_json: bool,
+    level: Level,
     tables: Mutex<BTreeMap<TableName, Reading>>,
 }
 
@@ -84,19 +120,12 @@ struct Reading {
 }
 
 impl Lines {
-    fn say(&self, level: &str, text: &str, json: serde_json::Value) {
-        if !self.is_json {
-            return output::note(text);
+    fn say(&self, level: Level, text: &str, json: serde_json::Value) {
+        match self.is_json {
+            _ if level < self.level => {}
+            true => output::log(level.word(), text, json),
+            false => output::note(text),
         }
-        let mut line = json!({
-            "time": Instant::now().to_rfc3339(),
-            "level": level,
-            "message": text,
-        });
-        if let (Some(line), Some(more)) = (line.as_object_mut(), json.as_object()) {
-            line.extend(more.clone());
-        }
-        output::note(&line.to_string());
     }
 
     /// Counts rows; the count and the rows per second when it is time to say them.
@@ -124,7 +153,7 @@ impl Observer for Lines {
                 self.read(table, 0);
                 if self.is_json {
                     let fields = json!({ "event": "table_started", "table": table.to_string() });
-                    self.say("info", "Table started", fields);
+                    self.say(Level::Info, "Table started", fields);
                 }
             }
             Event::RowsRead { table, rows } => {
@@ -138,7 +167,7 @@ impl Observer for Lines {
                     "event": "rows_read", "table": table.to_string(),
                     "rows": rows, "rows_per_second": per_second,
                 });
-                self.say("info", &text, fields);
+                self.say(Level::Info, &text, fields);
             }
             Event::RowsCommitted { table, destination, committed } => {
                 if self.is_json {
@@ -147,7 +176,7 @@ impl Observer for Lines {
                         "destination": destination, "written": committed.written,
                         "unchanged": committed.unchanged, "deleted": committed.deleted,
                     });
-                    self.say("debug", "Rows committed", fields);
+                    self.say(Level::Debug, "Rows committed", fields);
                 }
             }
             Event::TableEnded { table, destination, error } => {
@@ -158,17 +187,27 @@ impl Observer for Lines {
                 match error {
                     // In text the summary says it all.
                     _ if !self.is_json => {}
-                    None => self.say("info", &format!("{table}: done at {destination}"), fields),
+                    None => {
+                        self.say(Level::Info, &format!("{table}: done at {destination}"), fields)
+                    }
                     Some(error) => {
                         fields["error"] = error.full_message().into();
-                        self.say("error", &format!("{table}: failed at {destination}"), fields);
+                        let source = table.to_string();
+                        let hint = error.hint_text();
+                        let hint = hint.map(|h| hints::completed(h, Some(&source), None));
+                        fields["hint"] = hint.into();
+                        self.say(
+                            Level::Error,
+                            &format!("{table}: failed at {destination}"),
+                            fields,
+                        );
                     }
                 }
             }
             Event::Notice { message } => {
                 let text =
                     if self.is_json { (*message).to_owned() } else { format!("note: {message}") };
-                self.say("info", &text, json!({ "event": "notice" }));
+                self.say(Level::Info, &text, json!({ "event": "notice" }));
             }
         }
     }

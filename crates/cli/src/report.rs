@@ -1,8 +1,9 @@
 //! What a sync did, in words and numbers.
 
-use highwater_core::{Cursor, CursorKey, State};
+use highwater_core::{Cursor, CursorKey, Instant, State};
 use highwater_engine::{DestinationSummary, Failure as Reported, Summary, TableSummary};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::output::{self, count};
 
@@ -66,29 +67,49 @@ fn is_unchanged(destination: &DestinationSummary) -> bool {
             .all(|table| table.complete && table.rows_written == 0 && table.rows_deleted == 0)
 }
 
-/// Notes and errors of a sync, for stderr.
-pub fn remarks(summary: &Summary) -> Vec<String> {
-    let mut lines = Vec::new();
-    for destination in &summary.destinations {
-        for table in &destination.tables {
-            lines.extend(table.notes.iter().map(|note| format!("note: {}: {note}", table.table)));
-        }
+/// What there is to say about a sync beside its numbers.
+pub struct Remark {
+    /// Whether it is an error, and no note.
+    pub is_error: bool,
+    /// The line for stderr, with the hint below it.
+    pub text: String,
+    /// The same as an object of the JSON log. Errors of tables are events there already.
+    pub event: Option<Value>,
+}
+
+/// Notes and errors of a sync, notes first, nothing twice.
+pub fn remarks(summary: &Summary) -> Vec<Remark> {
+    let mut remarks = Vec::new();
+    for table in summary.destinations.iter().flat_map(|d| &d.tables) {
+        let name = table.table.to_string();
+        remarks.extend(table.notes.iter().map(|note| Remark {
+            is_error: false,
+            text: format!("note: {name}: {note}"),
+            event: Some(json!({ "message": note, "event": "note", "table": name })),
+        }));
     }
     for destination in &summary.destinations {
-        if let Some(error) = &destination.error {
-            lines.push(reported(&destination.destination, error));
-        }
+        let name = &destination.destination;
+        remarks.extend(destination.error.iter().map(|error| Remark {
+            is_error: true,
+            text: reported(name, error),
+            event: Some(json!({
+                "message": error.message, "hint": error.hint, "destination": name,
+            })),
+        }));
         for table in &destination.tables {
-            if let Some(error) = &table.error {
-                let place = format!("{} → {}", table.table, destination.destination);
-                lines.push(reported(&place, error));
-            }
+            let place = format!("{} → {name}", table.table);
+            remarks.extend(table.error.iter().map(|error| Remark {
+                is_error: true,
+                text: reported(&place, error),
+                event: None,
+            }));
         }
     }
     // A note about a table is the same at every destination.
     let mut seen = std::collections::BTreeSet::new();
-    lines.retain(|line| seen.insert(line.clone()));
-    lines
+    remarks.retain(|remark| seen.insert(remark.text.clone()));
+    remarks
 }
 
 fn reported(place: &str, error: &Reported) -> String {
@@ -103,6 +124,9 @@ pub fn cursor(cursor: &Cursor) -> String {
     if let (Some(field), Some(max)) = (value("field"), value("max")) {
         return format!("{field} = {max}");
     }
+    if value("kind") == Some("row_versions") {
+        return row_versions(&cursor.0);
+    }
     let text = match &cursor.0 {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -110,6 +134,18 @@ pub fn cursor(cursor: &Cursor) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+/// A position that is a snapshot of the database: from when on changes are looked for, where the
+/// clock says that, and from which transaction on.
+fn row_versions(position: &Value) -> String {
+    let transaction = position.get("snapshot_xmin").and_then(Value::as_u64).unwrap_or_default();
+    let since = position.get("lower_bound").filter(|bound| !bound.is_null());
+    let since = since.and_then(|bound| Instant::deserialize(bound).ok());
+    match since {
+        Some(at) => format!("rows changed since {}, transaction {transaction}", at.to_rfc3339()),
+        None => format!("rows changed since transaction {transaction}"),
     }
 }
 
@@ -138,7 +174,6 @@ pub fn cursors(state: &State) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use highwater_core::TableName;
-    use serde_json::json;
 
     use super::*;
 
@@ -148,6 +183,12 @@ mod tests {
             json!({"v": 1, "field": "updated_at", "max": "2026-11-21", "boundary": "x"});
         assert_eq!(cursor(&Cursor(inclusive)), "updated_at = 2026-11-21");
         assert_eq!(cursor(&Cursor(json!({"lsn": 5}))), "{\"lsn\":5}");
+        let versions =
+            json!({"v": 1, "kind": "row_versions", "lower_bound": Instant(0), "snapshot_xmin": 7});
+        assert_eq!(
+            cursor(&Cursor(versions)),
+            format!("rows changed since {}, transaction 7", Instant(0).to_rfc3339())
+        );
         let mut state = State::default();
         for i in 0..21 {
             let key = CursorKey::Partition(TableName::new("files"), format!("{i}.csv"));

@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::process::Stdio;
 
+use rusqlite::Connection;
+
 use crate::transcript::Session;
 
 const ORDERS: &str = "CREATE TABLE orders (
@@ -161,7 +163,18 @@ fn state_is_shown_set_and_forgotten() {
         0
     );
     assert_eq!(session.run("state set sync.yml --table orders --to soon"), 2);
+    assert_eq!(session.run("state set sync.yml --table orders --to 17"), 2);
+    assert_eq!(session.run("state set sync.yml --table ordrs --to {}"), 2);
+    assert_eq!(session.run(r#"state set sync.yml --table orders --to {"v":1,"field":"id"}"#), 2);
+    assert_eq!(
+        session.run(&format!(
+            "state set sync.yml --table orders --to {} --json",
+            to.replace(' ', "T")
+        )),
+        0
+    );
     assert_eq!(session.run("state show copy.db --json"), 0);
+    assert_eq!(session.run("state reset sync.yml --table colours --json"), 0);
     assert_eq!(session.run("state reset sync.yml --all"), 0);
     assert_eq!(session.run("state reset sync.yml --sync other --all"), 2);
     session.matches("state");
@@ -247,6 +260,43 @@ fn progress_is_json_on_request() {
         .filter_map(|line| line["event"].as_str().map(str::to_owned))
         .collect();
     assert!(events.iter().any(|e| e == "table_ended"), "{lines}");
+}
+
+/// Lines of the JSON log of a sync in which nothing fits.
+fn log_of_a_failure(level: &str) -> Vec<(String, String)> {
+    let mut session = Session::new();
+    session.sql(
+        "shop.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER);
+CREATE TABLE u (id INTEGER); INSERT INTO t VALUES (1, 'x');",
+    );
+    let arguments = ["--log-format", "json", "--log-level", level, "sync", "shop.db", "copy.db"];
+    let command = session.command(env!("CARGO_BIN_EXE_highwater")).args(arguments).output();
+    let lines = String::from_utf8(command.unwrap().stderr).unwrap();
+    let lines = lines.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        if line["level"] == "error" {
+            assert_eq!(line["hint"], "--columns n:text   # and the other columns to copy");
+        }
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        (text("level"), text("event"))
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_log_has_the_lines_of_its_level_and_above() {
+    let failed = ("error".to_owned(), "table_ended".to_owned());
+    let note = ("info".to_owned(), "note".to_owned());
+    assert_eq!(log_of_a_failure("error"), [failed.clone()]);
+    let info = log_of_a_failure("info");
+    assert!(info.contains(&failed) && info.contains(&note), "{info:?}");
+    assert!(info.iter().all(|(level, _)| level != "debug"), "{info:?}");
+    let mut session = Session::new();
+    session.sql("shop.db", "CREATE TABLE u (id INTEGER);");
+    assert_eq!(session.run("sync shop.db copy.db --name shop --tasks 1 --log-level error"), 0);
+    assert_eq!(session.run("sync shop.db copy.db --name shop --tasks 1"), 0);
+    session.matches("log_level");
 }
 
 #[test]
@@ -348,4 +398,24 @@ fn a_database_goes_into_files_without_a_word_about_modes() {
     assert_eq!(session.run("sync sync.yml --tasks 1"), 0);
     let written = std::fs::read_to_string(session.path("sync.yml")).unwrap();
     assert!(written.contains("# append, replace\n  write_mode: replace\n"), "{written}");
+}
+
+#[test]
+fn one_sync_has_state_at_two_destinations() {
+    let mut session = Session::new();
+    let second = SYNC.split_once("---\n").unwrap().1.replace("copy", "other");
+    let both = SYNC.replace("destinations: [copy]", "destinations: [copy, other]");
+    session
+        .sql("shop.db", ORDERS)
+        .hidden_file("sync.yml", format!("{both}---\n{second}").as_bytes());
+    assert_eq!(session.run("sync sync.yml --tasks 1"), 0);
+    assert_eq!(session.run("state reset sync.yml --table orders"), 2);
+    assert_eq!(session.run("state reset sync.yml --destination other --table orders"), 0);
+    session.query("other.db", "SELECT count(*) FROM orders_history");
+    // What is dropped behind highwater's back is copied again by what the hint says.
+    Connection::open(session.path("copy.db")).unwrap().execute_batch("DROP TABLE orders").unwrap();
+    assert_ne!(session.run("sync sync.yml --tasks 1"), 0);
+    assert_eq!(session.run("state reset sync.yml --destination copy --table orders"), 0);
+    assert_eq!(session.run("sync sync.yml --tasks 1"), 0);
+    session.matches("two_destinations");
 }

@@ -257,3 +257,15 @@ fn a_connection_string_of_keys_and_values_is_postgresql() {
         .unwrap();
     assert_eq!(session.secret("SEKRET").record("status", &output), 75);
 }
+
+#[test]
+fn a_check_answers_in_json_also_when_it_fails() {
+    let mut session = Session::new();
+    session.file("sync.yml", "kind: source\nspec:\n  nmae: shop\n");
+    assert_eq!(session.run("validate-config sync.yml --json"), 2);
+    session.hidden_file("empty.yml", b"# nothing yet\n");
+    assert_eq!(session.run("validate-config empty.yml"), 2);
+    session.hidden_file("folder/notes.txt", b"");
+    assert_eq!(session.run("validate-config folder"), 2);
+    session.matches("config_check_json");
+}

@@ -1,5 +1,7 @@
 //! `highwater state`: looks at cursors, and changes them by hand.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 use highwater_core::{
     Cursor, CursorKey, Error, LeaseRequest, Owner, State as Kept, StateStore, TableName,
@@ -7,11 +9,12 @@ use highwater_core::{
 use serde_json::{Value, json};
 
 use crate::args::{Global, PlaceArgs};
+use crate::config::endpoints;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::{self, count};
-use crate::report;
 use crate::stores::{self, Store};
+use crate::{hints, inputs, jobs, report};
 
 /// Show, set or forget the cursors of syncs
 #[derive(Debug, Args)]
@@ -77,6 +80,9 @@ pub struct One {
     /// The sync, where there are several
     #[arg(long, value_name = "NAME")]
     pub sync: Option<String>,
+    /// The destination that keeps the state, where there are several
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
     /// Take the lease from a run that is at work
     #[arg(long)]
     pub take_over: bool,
@@ -91,8 +97,8 @@ impl State {
         match self.action {
             Action::List { what } => list(&what, global).await,
             Action::Show { what, tables } => show(&what, &tables, global).await,
-            Action::Set { one, table, to, part } => set(&one, &table, &to, &part).await,
-            Action::Reset { one, tables, all: _ } => reset(&one, &tables).await,
+            Action::Set { one, table, to, part } => set(&one, &table, &to, &part, global).await,
+            Action::Reset { one, tables, all: _ } => reset(&one, &tables, global).await,
         }
     }
 }
@@ -151,27 +157,67 @@ async fn show(what: &PlaceArgs, wanted: &[String], global: &Global) -> Result<Ex
     Ok(Exit::Success)
 }
 
-async fn set(one: &One, table: &str, to: &str, part: &str) -> Result<Exit> {
-    let cursor: Value = serde_json::from_str(to).map_err(|error| {
-        Error::config("The cursor is not JSON")
-            .hint("copy the form that `highwater state show --json` prints")
-            .caused_by(error)
-    })?;
-    let change = Change::open(one).await?;
-    let name = change.table(table).unwrap_or_else(|| parsed(table));
-    let key = CursorKey::from_parts(Some(name), part);
-    let written = change.put(&[key], Some(&Cursor(cursor))).await;
+async fn set(one: &One, table: &str, to: &str, part: &str, global: &Global) -> Result<Exit> {
+    let form = "copy the form that `highwater state show --json` prints";
+    let cursor: Value = serde_json::from_str(to)
+        .map_err(|error| Error::config("The cursor is not JSON").hint(form).caused_by(error))?;
+    let rest = format!("set --table {} --to {}", hints::quoted(table), hints::quoted(to));
+    let change = Change::open(one, &rest).await?;
+    let written = async {
+        let name = change.known_table(one, table).await?;
+        let key = CursorKey::from_parts(Some(name), part);
+        if let Some(present) = change.state.cursors.get(&key)
+            && !is_alike(&present.0, &cursor)
+        {
+            let error = Error::config("The cursor has another form than the one it replaces");
+            return Err(error.context("table", table).hint(form).into());
+        }
+        change.put(&[key], Some(&Cursor(cursor.clone()))).await
+    };
+    let written = written.await;
     change.close().await?;
     written?;
-    output::result(&format!("The next sync of {} goes on from there with {table}.", change.sync))?;
+    if global.json {
+        output::json(&json!({
+            "sync": change.sync, "kept_at": change.store.name,
+            "table": table, "part": part, "cursor": cursor,
+        }))?;
+    } else {
+        let words = format!("The next sync of {} goes on from there with {table}.", change.sync);
+        output::result(&words)?;
+    }
     Ok(Exit::Success)
 }
 
-async fn reset(one: &One, tables: &[String]) -> Result<Exit> {
-    let change = Change::open(one).await?;
+/// Whether a position can stand in the place of another: of the same kind, version and field.
+fn is_alike(present: &Value, new: &Value) -> bool {
+    match (present, new) {
+        (Value::Object(present), Value::Object(new)) => {
+            let keys = ["v", "kind", "field", "cursor_field"];
+            keys.iter().all(|key| present.get(*key) == new.get(*key))
+        }
+        _ => std::mem::discriminant(present) == std::mem::discriminant(new),
+    }
+}
+
+async fn reset(one: &One, tables: &[String], global: &Global) -> Result<Exit> {
+    let rest = match tables {
+        [] => "reset --all".to_owned(),
+        _ => tables.iter().fold("reset".to_owned(), |all, table| {
+            format!("{all} --table {}", hints::quoted(table))
+        }),
+    };
+    let change = Change::open(one, &rest).await?;
     let forgotten = change.forget(tables).await;
     change.close().await?;
     let count = forgotten?;
+    if global.json {
+        output::json(&json!({
+            "sync": change.sync, "kept_at": change.store.name,
+            "tables": tables, "forgotten": count,
+        }))?;
+        return Ok(Exit::Success);
+    }
     let words = match (count, tables.is_empty()) {
         (0, _) => "There was no state to forget.".to_owned(),
         (_, true) => format!("The next sync of {} begins at the beginning.", change.sync),
@@ -187,35 +233,59 @@ async fn reset(one: &One, tables: &[String]) -> Result<Exit> {
 
 /// A sync's state, with its lease held.
 struct Change {
-    store: Store,
+    store: Arc<Store>,
     sync: String,
     state: Kept,
 }
 
 impl Change {
-    async fn open(one: &One) -> Result<Self> {
-        let (mut found, mut names) = (None, Vec::new());
+    /// `rest` is the action and its flags, for the hint where it is not clear whose state is meant.
+    async fn open(one: &One, rest: &str) -> Result<Self> {
+        let is_meant = |wanted: &Option<String>, name: &String| {
+            wanted.as_ref().is_none_or(|wanted| wanted == name)
+        };
+        let mut found = Vec::new();
         for store in stores::stores(&one.what).await? {
-            let syncs = store.states().await?.into_iter().map(|(sync, _)| sync);
-            let wanted = syncs.filter(|s| one.sync.as_ref().is_none_or(|wanted| wanted == s));
-            let here = names.len();
-            names.extend(wanted);
-            if names.len() > here {
-                found = Some(store);
+            if !is_meant(&one.destination, &store.name) {
+                continue;
+            }
+            let store = Arc::new(store);
+            for (sync, _) in store.states().await? {
+                if is_meant(&one.sync, &sync) {
+                    found.push((Arc::clone(&store), sync));
+                }
             }
         }
-        match (found, names.as_slice()) {
-            (Some(store), [sync]) => Self::lease(store, sync.clone(), one.take_over).await,
-            (_, []) => Err(Error::config("There is no such sync")
+        let (action, flags) = rest.split_once(' ').unwrap_or((rest, ""));
+        let command = format!("highwater state {action} {}", hints::pasted(&one.what));
+        match found.as_slice() {
+            [(store, sync)] => Self::lease(Arc::clone(store), sync.clone(), one.take_over).await,
+            [] => Err(Error::config("There is no such sync")
                 .hint("`highwater state list` shows them")
                 .into()),
-            _ => Err(Error::config("There are several syncs")
-                .hint(format!("--sync {}", names.join(" | --sync ")))
-                .into()),
+            [(first, sync), others @ ..] => {
+                let has_one_sync = others.iter().all(|(_, other)| other == sync);
+                let (what, flag) = match has_one_sync {
+                    true => ("The sync has state at several destinations", "--destination"),
+                    false => ("There are several syncs", "--sync"),
+                };
+                let name = |(store, sync): &(Arc<Store>, String)| match has_one_sync {
+                    true => hints::quoted(&store.name),
+                    false => hints::quoted(sync),
+                };
+                let mut names: Vec<String> = others.iter().map(name).collect();
+                names.dedup();
+                let first = name(&(Arc::clone(first), sync.clone()));
+                names.retain(|name| *name != first);
+                let names = names.join(", ");
+                Err(Error::config(what)
+                    .hint(format!("{command} {flag} {first} {flags}   # or: {names}"))
+                    .into())
+            }
         }
     }
 
-    async fn lease(store: Store, sync: String, take_over: bool) -> Result<Self> {
+    async fn lease(store: Arc<Store>, sync: String, take_over: bool) -> Result<Self> {
         let request = LeaseRequest { owner: Owner::this_process(), take_over };
         let state = store.store()?.open(&sync, &request).await?;
         Ok(Self { store, sync, state })
@@ -229,6 +299,31 @@ impl Change {
     fn table(&self, name: &str) -> Option<TableName> {
         let cursors = self.state.cursors.keys().filter_map(CursorKey::table);
         cursors.chain(self.state.tables.keys()).find(|t| t.to_string() == name).cloned()
+    }
+
+    /// As [`Self::table`], or one of the source's, where there is a source.
+    async fn known_table(&self, one: &One, name: &str) -> Result<TableName> {
+        if let Some(table) = self.table(name) {
+            return Ok(table);
+        }
+        let mut known: Vec<TableName> = self.state.tables.keys().cloned().collect();
+        let is_store_alone =
+            matches!(one.what.what.as_slice(), [only] if endpoints::is_endpoint(only));
+        if !is_store_alone {
+            for section in &inputs::config(&one.what.to_sync_args())?.sources {
+                known.extend(
+                    jobs::source(section).await?.discover(None).await?.into_iter().map(|t| t.name),
+                );
+            }
+        }
+        if let Some(table) = known.iter().find(|table| table.to_string() == name) {
+            return Ok(table.clone());
+        }
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        Err(Error::config("There is no such table")
+            .context("table", name)
+            .hint(crate::config::de::one_of(name, &known))
+            .into())
     }
 
     async fn put(&self, keys: &[CursorKey], cursor: Option<&Cursor>) -> Result<()> {
@@ -280,13 +375,5 @@ impl Change {
             Some(fence) => Ok(self.store()?.release(fence).await?),
             None => Ok(()),
         }
-    }
-}
-
-/// `namespace.name` or a name.
-fn parsed(text: &str) -> TableName {
-    match text.split_once('.') {
-        Some((namespace, name)) => TableName::in_namespace(namespace, name),
-        None => TableName::new(text),
     }
 }

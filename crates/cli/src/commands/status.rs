@@ -66,7 +66,7 @@ fn words(sync: &str, keeper: &str, state: &State) -> String {
         })
         .collect();
     if !rows.is_empty() {
-        out.push_str(&output::table(&["TABLE", "LAST COMPLETE", "ROWS EVER", "CURSOR"], &rows));
+        out.push_str(&output::table(&["TABLE", "LAST COMPLETE", "ROWS RECEIVED", "CURSOR"], &rows));
     }
     out.push('\n');
     out

@@ -17,6 +17,7 @@ use crate::config::{Config, Section};
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs::{self, Job};
+use crate::progress::Level;
 use crate::{hints, inputs, output, progress, report, stop};
 
 /// Move what changed from sources to destinations
@@ -116,9 +117,13 @@ fn complete_hints(summary: &mut Summary) {
 /// Shows what a sync did; how it ended.
 async fn show(summary: &Summary, job: &Job, global: &Global) -> Result<Exit> {
     let exit = Exit::of_sync(summary);
-    if global.log_format == LogFormat::Text {
-        for line in report::remarks(summary) {
-            output::note(&line);
+    for remark in report::remarks(summary) {
+        let level = if remark.is_error { Level::Error } else { Level::Info };
+        match (global.log_format, remark.event) {
+            _ if level < Level::of(&global.log_level) => {}
+            (LogFormat::Text, _) => output::note(&remark.text),
+            (LogFormat::Json, Some(event)) => output::log(level.word(), "", event),
+            (LogFormat::Json, None) => {}
         }
     }
     if !global.json {
