@@ -224,7 +224,7 @@ pub struct SourceSpec {
     /// What is special about CSV files: `delimiter`, the character between fields (default `,`);
     /// `quote`, the character around fields (default `"`); `skip_header: true`, where no line has
     /// the names of the columns: they are `column_1`, `column_2`, … then. The keys that a
-    /// destination has for Parquet are allowed and have no effect.
+    /// destination has for Parquet have no effect.
     pub format_spec: Option<FormatSpec>,
     /// All files are one table of this name.
     pub table_name: Option<String>,
