@@ -40,7 +40,7 @@ pub(crate) fn open_read_only(location: &Location) -> Result<Connection> {
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             Ok(connection)
         })
-        .map_err(|error| explain(error, path))?;
+        .map_err(|error| explain_read(error, path))?;
     Ok(connection)
 }
 
@@ -61,6 +61,14 @@ pub(crate) fn open_read_write(location: &Location) -> Result<Connection> {
             .context("path", path.display())
             .hint("name the file in it"));
     }
+    if let Some(parameter) = read_only_parameter(&location.name) {
+        return Err(Error::config("The database cannot be written")
+            .context("path", path.display())
+            .context("parameter", parameter)
+            .hint(format!(
+                "the connection string asks for reading only: leave `{parameter}` out"
+            )));
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_URI
@@ -78,6 +86,35 @@ pub(crate) fn open_read_write(location: &Location) -> Result<Connection> {
         return Err(not_writable(path).context("path", path.display()));
     }
     Ok(connection)
+}
+
+/// The parameter of a `file:` URI that makes the database read-only.
+fn read_only_parameter(name: &str) -> Option<&str> {
+    let (_, parameters) = name.strip_prefix("file:")?.split_once('?')?;
+    let parameters = parameters.split('#').next()?;
+    parameters.split('&').find(|parameter| matches!(*parameter, "mode=ro" | "immutable=1"))
+}
+
+/// As [`explain`], for a source: it needs no right to write, but a database in WAL mode makes
+/// files beside itself also where it is only read.
+fn explain_read(error: rusqlite::Error, path: &Path) -> Error {
+    let code = error.sqlite_error_code();
+    if !matches!(
+        code,
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen)
+    ) {
+        return explain(error, path);
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Error::config("The database cannot be opened for reading")
+        .hint(format!(
+            "chmod u+r {}; one in WAL mode in a folder that cannot be written opens, while nobody \
+             writes it, with sqlite://{}?immutable=1",
+            path.display(),
+            absolute.display()
+        ))
+        .context("path", path.display())
+        .caused_by(error)
 }
 
 fn not_writable(path: &Path) -> Error {
@@ -152,6 +189,30 @@ mod tests {
         let nowhere = Location::parse(nowhere.to_str().unwrap()).unwrap();
         let error = open_read_write(&nowhere).unwrap_err();
         assert!(error.hint_text().unwrap().starts_with("mkdir -p"));
+    }
+
+    #[test]
+    fn a_source_is_never_told_to_make_its_database_writable() {
+        for code in [rusqlite::ffi::SQLITE_READONLY_DIRECTORY, rusqlite::ffi::SQLITE_CANTOPEN] {
+            let failure = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            let error = explain_read(failure, Path::new("/x/shop.db"));
+            assert_eq!(error.kind(), ErrorKind::Config);
+            let hint = error.hint_text().unwrap();
+            assert!(hint.contains("sqlite:///x/shop.db?immutable=1"), "{hint}");
+            assert!(!hint.contains("u+w"), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_destination_that_its_url_makes_read_only_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        for parameter in ["mode=ro", "immutable=1"] {
+            let name = format!("file:{}?{parameter}", path.display());
+            let error = open_read_write(&Location::parse(&name).unwrap()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert_eq!(error.context_value("parameter"), Some(parameter));
+        }
     }
 
     #[test]
