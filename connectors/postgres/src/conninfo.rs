@@ -159,6 +159,14 @@ fn malformed(what: &str) -> Error {
         .hint("write `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=prefer`, with special characters of the password percent-encoded")
 }
 
+/// What a password looks like that was pasted into a URL as it is.
+fn not_encoded(what: &str) -> Error {
+    malformed(what).hint(
+        "percent-encode special characters of the password (`/` as %2F, `@` as %40, `?` as %3F, \
+         `#` as %23, `%` as %25), or give it in PGPASSWORD or ~/.pgpass",
+    )
+}
+
 fn key_error(key: &str, what: &str) -> Error {
     Error::config(format!("The connection parameter `{key}` {what}"))
         .context("key", "connection_string")
@@ -174,6 +182,10 @@ fn parse_url(rest: &str) -> Result<BTreeMap<String, String>> {
         Some((authority, database)) => (authority, database),
         None => (address, ""),
     };
+    // Half a password: it would be shown as the name of the database.
+    if database.contains('@') {
+        return Err(not_encoded("there is an `@` after the `/`"));
+    }
     let hosts = match authority.rsplit_once('@') {
         Some((credentials, hosts)) => {
             let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
@@ -187,6 +199,9 @@ fn parse_url(rest: &str) -> Result<BTreeMap<String, String>> {
         let (mut names, mut ports) = (Vec::new(), Vec::new());
         for host in hosts.split(',') {
             let (name, port) = split_port(host)?;
+            if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(not_encoded("the port is not a number"));
+            }
             names.push(decode(name)?);
             ports.push(port.to_owned());
         }
@@ -514,6 +529,24 @@ mod tests {
             assert!(!error.full_message().contains("hunter2"), "{error}");
             assert_eq!(error.kind(), highwater_core::ErrorKind::Config);
         }
+    }
+
+    #[test]
+    fn a_password_that_is_not_encoded_is_not_shown_and_has_a_hint() {
+        for text in [
+            "postgres://u:SEK/RET@h/db",
+            "postgres://u:SEK?RET=1@h/db",
+            "postgres://u:SEK/RET@h:5432/db?sslmode=prefer",
+            "postgres://u:1/SEKRET@h/db",
+        ] {
+            let error = resolve(text, &nothing).err().unwrap();
+            assert!(error.hint_text().unwrap().contains("%2F"), "{text}");
+            let shown = error.full_message();
+            assert!(!shown.contains("SEK") && !shown.contains("RET"), "{shown}");
+        }
+        let error = resolve("postgres://u:p@h/db?sslmode=SEKRET", &nothing).err().unwrap();
+        assert!(error.hint_text().unwrap().contains("verify-full"));
+        assert!(!error.full_message().contains("SEKRET"), "{error}");
     }
 
     #[test]

@@ -345,6 +345,7 @@ mod tests {
         assert_eq!(kind("22021"), ErrorKind::Data);
         assert_eq!(kind("42P01"), ErrorKind::Schema);
         assert_eq!(kind("25006"), ErrorKind::Config);
+        assert!(hint_for(&SqlState::TOO_MANY_CONNECTIONS).unwrap().contains("--tasks"));
         assert_eq!(kind("XX000"), ErrorKind::Internal);
     }
 }
