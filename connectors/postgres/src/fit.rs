@@ -18,24 +18,26 @@ use crate::stored;
 /// Digits after the point of a type without a limit.
 const UNLIMITED: i32 = i32::MAX;
 
+/// Compares the columns of an existing table with the planned ones.
+///
 /// # Errors
 /// `Schema` for a column that has fewer digits after the point than the planned values, with both
 /// types: the server would round.
 pub(crate) fn check(plan: &TablePlan, there: &Relation, types: &UserTypes) -> Result<()> {
     for (field, column) in pairs(plan, there) {
         let planned = PostgresDialect.column_type(field)?;
-        if column.declared == planned || is_widened(plan, field) {
+        if is_widened(plan, field) {
             continue;
         }
         let definition = types.definition(column.type_oid);
         let existing = stored::resolve(&column.declared, definition.as_deref());
         let definition = field.metadata().get(DEFINITION).map(String::as_str);
-        let (Some(has), Some(needs)) =
-            (digits(&existing), needed(field, &stored::resolve(&planned, definition)))
-        else {
+        // A domain of the same name may be another one here.
+        let wanted = stored::resolve(&planned, definition);
+        let (Some(has), Some(needs)) = (digits(&existing), needed(field, &wanted)) else {
             continue;
         };
-        if has < needs {
+        if existing != wanted && has < needs {
             return Err(Error::schema("The destination's column would round the values")
                 .context("table", &plan.target.name)
                 .context("column", field.name())
