@@ -20,7 +20,8 @@ struct Place {
 }
 
 /// Keys of a table's entry, and the flags that stand for them.
-const FLAGS: [(&str, &str); 5] = [
+const FLAGS: [(&str, &str); 6] = [
+    ("lookback", "--lookback"),
     ("write_mode", "--write-mode"),
     ("null_cursor", "--null-cursor"),
     ("cursor", "--cursor"),

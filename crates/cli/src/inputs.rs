@@ -81,10 +81,10 @@ fn url_tables(args: &TableArgs) -> Result<UrlTables> {
     let wrong = |flag: &str, example: &str| {
         Error::config(format!("The value of `{flag}` is no duration")).hint(example.to_owned())
     };
-    let lookback = args.lookback.as_deref().map(|text| {
-        let length = text.parse().ok().or_else(|| moment::seconds(text));
-        length.map(Lookback).ok_or_else(|| wrong("--lookback", "--lookback 10m"))
-    });
+    let lookback = args
+        .lookback
+        .as_deref()
+        .map(|text| Lookback::parse(text).ok_or_else(|| wrong("--lookback", "--lookback 10m")));
     let retention = args.history_retention.as_deref().map(|text| {
         let length = moment::seconds(text).map(Period);
         length.ok_or_else(|| wrong("--history-retention", "--history-retention 90d"))

@@ -118,7 +118,7 @@ fn table_options(settings: &TableSettings) -> TableOptions {
         write_mode: settings.write_mode,
         columns: settings.columns.as_ref().map(|list| list.iter().map(|c| column(&c.0)).collect()),
         null_cursor: settings.null_cursor,
-        lookback: settings.lookback.map(|l| l.0),
+        lookback: settings.lookback.map(|l| l.length),
         history_retention_seconds: settings.history_retention.map(|p| p.0),
     }
 }

@@ -64,6 +64,23 @@ fn no_primary_key_where_the_mode_needs_one() {
 }
 
 #[test]
+fn lengths_that_mean_nothing() {
+    let mut session = table("id INTEGER PRIMARY KEY, updated_at TIMESTAMP", "");
+    for (flags, code) in [
+        ("--cursor id --lookback 10m", 2),
+        ("--cursor updated_at --lookback 600", 2),
+        ("--lookback 600", 2),
+        ("--cursor updated_at --history-retention 90d", 2),
+        ("--cursor id --lookback 600", 0),
+        ("--cursor updated_at --write-mode append-dedup --history-retention 90d --target u", 0),
+    ] {
+        assert_eq!(session.run(&format!("{URLS} --table t {flags}")), code, "{flags}");
+        std::fs::remove_file(session.path("copy.db")).ok();
+    }
+    session.matches("data_lengths");
+}
+
+#[test]
 fn a_source_that_is_not_there() {
     let mut session = Session::new();
     assert_eq!(session.run(URLS), 2);
@@ -89,9 +106,14 @@ WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
 INSERT INTO t SELECT i, printf('%0100d', i) FROM n;",
     );
     // A limit on the size of files stands in for a disk; its signal must not end the program.
-    let limited = format!("ulimit -f 500; exec {} {URLS}", env!("CARGO_BIN_EXE_highwater"));
+    let arguments = format!("{URLS} --summary-location summary.jsonl");
+    let limited = format!("ulimit -f 500; exec {} {arguments}", env!("CARGO_BIN_EXE_highwater"));
     let output = session.command("bash").args(["-c", &limited]).output().unwrap();
-    assert_eq!(session.record(&format!("{URLS}  # on a full disk"), &output), 75);
+    assert_eq!(session.record(&format!("{arguments}  # on a full disk"), &output), 75);
+    let line = std::fs::read_to_string(session.path("summary.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["resources"], 0, "what was read and not committed is not counted");
+    assert_eq!(line["errors_per_table"]["t"], 1);
     assert_eq!(session.run(URLS), 0);
     session.query("copy.db", "SELECT count(*), sum(id) FROM t");
     session.matches("data_disk_full");
@@ -183,7 +205,11 @@ INSERT INTO t SELECT i, printf('%0100d', i) FROM n;",
         .file("sync.yml", TO_POSTGRES);
     proxy.inject(Fault::CutAfterClientBytes(1_000_000));
     // How many batches the source is ahead when the server goes is not always the same.
-    session.hide("16,384", "[READ]").hide("24,576", "[READ]").hide("32,768", "[READ]");
+    session
+        .hide(database.name(), "[DATABASE]")
+        .hide("16,384", "[READ]")
+        .hide("24,576", "[READ]")
+        .hide("32,768", "[READ]");
     assert_eq!(session.run("sync sync.yml --tasks 1"), 75);
     assert_eq!(proxy.fired(), 1);
     assert_eq!(session.run("sync sync.yml --tasks 1"), 0);

@@ -2,6 +2,7 @@
 
 pub mod example;
 pub mod init;
+mod lengths;
 pub mod migrate;
 pub mod plan;
 pub mod schema;

@@ -5,7 +5,7 @@ use highwater_core::{Destination, TablePlan};
 use highwater_engine::{Planned, Target};
 use serde_json::{Value, json};
 
-use super::{at_job, at_table};
+use super::{at_job, at_table, lengths};
 use crate::args::{Global, LogFormat, SyncArgs};
 use crate::config::check;
 use crate::exit::Exit;
@@ -47,6 +47,7 @@ impl Plan {
                     continue;
                 }
             };
+            lengths::planned(section, &plans)?;
             let backend = check::backend(&config, section)?.map(|b| b.spec.name.as_str());
             let mut destinations = Vec::new();
             for (target, planned) in job.request.targets.iter().zip(plans) {

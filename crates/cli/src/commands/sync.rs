@@ -10,7 +10,7 @@ use highwater_core::{Error, Instant};
 use highwater_engine::{Observer, RunOptions, StopSignal, Summary};
 use serde_json::{Value, json};
 
-use super::at_job;
+use super::{at_job, lengths};
 use crate::args::{Global, LogFormat, RunArgs, SyncArgs};
 use crate::config::spec::SourceSpec;
 use crate::config::{Config, Section};
@@ -47,7 +47,9 @@ impl Sync {
         // What is wrong with the last source is found before the first one moves a row.
         let mut jobs = Vec::new();
         for section in &config.sources {
-            jobs.push((section, jobs::job(&config, section, !self.run.no_migrate).await?));
+            let job = jobs::job(&config, section, !self.run.no_migrate).await?;
+            lengths::check(section, &job).await?;
+            jobs.push((section, job));
         }
         let options = options(&self.run, global, stop::on_signals());
         let (mut exit, mut summaries) = (Exit::Success, Vec::new());

@@ -258,7 +258,12 @@ pub enum ColumnType {
 
 /// How far back: a number of units, or seconds written as a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lookback(pub u64);
+pub struct Lookback {
+    /// Units or seconds.
+    pub length: u64,
+    /// Whether it was written as a duration.
+    pub is_duration: bool,
+}
 
 /// A length of time in seconds, written as a duration (`90d`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,12 +310,20 @@ impl<'de> Deserialize<'de> for ColumnEntry {
     }
 }
 
+impl Lookback {
+    /// `1000` or `10m`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = text.parse().ok().map(|length| Self { length, is_duration: false });
+        number.or_else(|| Some(Self { length: moment::seconds(text)?, is_duration: true }))
+    }
+}
+
 struct Length {
     plain_numbers: bool,
 }
 
 impl de::Visitor<'_> for Length {
-    type Value = u64;
+    type Value = Lookback;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.plain_numbers {
@@ -320,30 +333,29 @@ impl de::Visitor<'_> for Length {
         })
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Lookback, E> {
         if self.plain_numbers {
-            return Ok(value);
+            return Ok(Lookback { length: value, is_duration: false });
         }
         Err(E::invalid_type(de::Unexpected::Unsigned(value), &self))
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
-        let number = if self.plain_numbers { text.parse().ok() } else { None };
-        number
-            .or_else(|| moment::seconds(text))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Lookback, E> {
+        Lookback::parse(text)
+            .filter(|length| length.is_duration || self.plain_numbers)
             .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
 
 impl<'de> Deserialize<'de> for Lookback {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Length { plain_numbers: true }).map(Self)
+        deserializer.deserialize_any(Length { plain_numbers: true })
     }
 }
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Length { plain_numbers: false }).map(Self)
+        deserializer.deserialize_any(Length { plain_numbers: false }).map(|l| Self(l.length))
     }
 }
 
