@@ -256,6 +256,13 @@ async fn a_second_sync_reads_only_what_is_new() {
     assert_eq!(second_sync("t.csv", csv, csv, none()).await.unwrap(), 0);
     assert_eq!(second_sync("t.csv", csv, "a,b\n9,x\n2,y\n3,z\n", none()).await.unwrap(), 3);
     assert_eq!(second_sync("t.csv", csv, "a,b\n1,x\n", none()).await.unwrap(), 1);
+    // Nothing ended the last line; what follows tells that it was whole.
+    assert_eq!(second_sync("t.csv", "a,b\n1,x", "a,b\n1,x\n2,y\n", none()).await.unwrap(), 1);
+    assert_eq!(second_sync("t.csv", "a,b\r\n1,x", "a,b\r\n1,x\r\n2,y", none()).await.unwrap(), 1);
+    let unended = "{\"a\":1}";
+    let grown = format!("{unended}\n{{\"a\":2}}\n");
+    assert_eq!(second_sync("t.jsonl", unended, &grown, none()).await.unwrap(), 1);
+    assert_eq!(second_sync("t.jsonl", unended, &format!("{unended}\n"), none()).await.unwrap(), 0);
     // The last line was not complete: it may have been another row.
     assert_eq!(second_sync("t.csv", "a,b\n1,x", "a,b\n1,xy\n", none()).await.unwrap(), 1);
     let json = "{\"a\":1}\n{\"a\":2}\n";

@@ -61,7 +61,6 @@ pub(crate) fn compare(file: &SourceFile, cursor: Option<FileCursor>) -> Result<R
         return Ok(Reading::Nothing);
     }
     let grown = size > cursor.size
-        && cursor.whole_lines
         && file.format != Format::Parquet
         && file.compression == Compression::None;
     if !grown && size != cursor.size {
@@ -75,8 +74,23 @@ pub(crate) fn compare(file: &SourceFile, cursor: Option<FileCursor>) -> Result<R
     Ok(if there != *hash || input.bytes != cursor.size {
         Reading::All { again: true }
     } else if grown {
-        Reading::Rest { input: Box::new(input), from: cursor }
+        if cursor.whole_lines || passes_line_end(&mut input, file)? {
+            Reading::Rest { input: Box::new(input), from: cursor }
+        } else {
+            // The last line went on: what was read as a row was a part of one.
+            Reading::All { again: true }
+        }
     } else {
         Reading::Touched(FileCursor { modified, ..cursor })
     })
+}
+
+/// Whether a line end follows, so that the last line was whole although nothing ended it.
+fn passes_line_end(input: &mut Hashing, file: &SourceFile) -> Result<bool> {
+    let failed = |e| disk::failed("A file cannot be read", &file.path, e);
+    input.skip(1).map_err(failed)?;
+    if input.at_carriage_return() {
+        input.skip(1).map_err(failed)?;
+    }
+    Ok(input.at_line_end())
 }

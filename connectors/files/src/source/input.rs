@@ -37,6 +37,11 @@ impl Hashing {
         format!("{:016x}", self.hasher.digest())
     }
 
+    /// Whether the last byte so far is the first of a line end of two.
+    pub(crate) fn at_carriage_return(&self) -> bool {
+        self.last == Some(b'\r')
+    }
+
     /// Whether the bytes so far end with a line.
     pub(crate) fn at_line_end(&self) -> bool {
         self.last == Some(b'\n')
