@@ -229,6 +229,7 @@ fn a_mistyped_connection_string_is_not_repeated() {
         "postgress://u:SEK/SEKRET@127.0.0.1/x",
         "postgres://u:SEKRET/x@127.0.0.1/x",
         "hots=h password=SEKRET",
+        "u:SEKRET/x",
     ] {
         for command in [
             vec!["sync", "i.db", mistyped],
@@ -237,8 +238,12 @@ fn a_mistyped_connection_string_is_not_repeated() {
             vec!["status", mistyped],
             vec!["init", "i.db", mistyped, "--yes"],
             vec![mistyped],
-            vec!["sync", "i.db", "o.db", "--write-mode", mistyped],
+            vec!["sync", "./i.db", "o.db", "--write-mode", mistyped],
         ] {
+            // Alone it may as well be a misspelt command.
+            if !mistyped.contains(['@', '=']) && !command.contains(&"i.db") {
+                continue;
+            }
             let output =
                 session.command(env!("CARGO_BIN_EXE_highwater")).args(&command).output().unwrap();
             assert_eq!(session.record(&command.join(" "), &output), 2, "{command:?}");

@@ -53,7 +53,14 @@ pub fn not_mistyped(argument: &str) -> Result<()> {
         .into());
     }
     let is_place = scheme(argument).is_some() || libpq::as_url(argument).is_some();
-    if is_place || !may_hold_secret(argument) || Path::new(argument).exists() {
+    let user = argument.rsplit_once('@').map(|(user, _)| user);
+    let is_suspicious = match connector_of_path(argument).is_some() {
+        // A new file may have an `@` in its name.
+        true => may_hold_secret(argument) && user.is_none_or(|user| user.contains(':')),
+        false if is_config_file(Path::new(argument)) => may_hold_secret(argument),
+        false => may_hold_secret(argument) || argument.contains(':'),
+    };
+    if is_place || !is_suspicious || Path::new(argument).exists() {
         return Ok(());
     }
     Err(Error::config(
@@ -307,5 +314,8 @@ mod tests {
         assert!(!is_endpoint("folder/sync.yaml"));
         assert!(!is_endpoint("nothing-known"));
         assert!(is_endpoint("mysql://host/db"));
+        for name in ["me@home.db", "at 10:30.db", "sync.yml", "nothing-known", "s3://b/x"] {
+            assert!(not_mistyped(name).is_ok(), "{name}");
+        }
     }
 }
