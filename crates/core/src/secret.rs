@@ -44,9 +44,9 @@ pub fn redact_url(url: &str) -> String {
         Some((address, query)) => (address, Some(query)),
         None => (rest, None),
     };
-    // The user part ends at the last `@` before the path: passwords may hold an `@`.
-    let authority_end = address.find('/').unwrap_or(address.len());
-    let address = match address[..authority_end].rfind('@') {
+    // The user part ends at the last `@`: passwords may hold an `@` or a `/` that nobody encoded.
+    // Hiding too much is better than too little.
+    let address = match address.rfind('@').filter(|_| !address.starts_with('/')) {
         Some(at) => match address[..at].split_once(':') {
             Some((user, _)) => format!("{user}:***{}", &address[at..]),
             None => address.to_owned(),
@@ -89,6 +89,7 @@ mod tests {
             "postgres://me:***@host:5432/db?sslmode=require&sslpassword=***"
         );
         assert_eq!(redact_url("postgres://me@host/db"), "postgres://me@host/db");
+        assert_eq!(redact_url("postgres://me:a/b@host/db"), "postgres://me:***@host/db");
         assert_eq!(redact_url("sqlite:///tmp/a@b:c.db"), "sqlite:///tmp/a@b:c.db");
         assert_eq!(redact_url("./plain.db"), "./plain.db");
     }
