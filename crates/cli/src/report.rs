@@ -1,6 +1,6 @@
 //! What a sync did, in words and numbers.
 
-use highwater_core::{Cursor, CursorKey, Instant, State};
+use highwater_core::{Cursor, CursorKey, Instant, State, WriteMode};
 use highwater_engine::{DestinationSummary, Failure as Reported, Summary, TableSummary};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -61,10 +61,11 @@ fn status(table: &TableSummary) -> &'static str {
 fn is_unchanged(destination: &DestinationSummary) -> bool {
     destination.error.is_none()
         && !destination.tables.is_empty()
-        && destination
-            .tables
-            .iter()
-            .all(|table| table.complete && table.rows_written == 0 && table.rows_deleted == 0)
+        && destination.tables.iter().all(|table| {
+            // Every row read is a row of the history, also where the final table stays as it is.
+            let history_grew = table.write_mode == WriteMode::AppendDedup && table.rows_read > 0;
+            table.complete && table.rows_written == 0 && table.rows_deleted == 0 && !history_grew
+        })
 }
 
 /// What there is to say about a sync beside its numbers.
