@@ -1,5 +1,8 @@
 //! Style as a test: what a reader may rely on in every file of the workspace.
 
+// A broken expectation ends the test that made it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
