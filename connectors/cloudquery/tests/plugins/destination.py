@@ -124,8 +124,10 @@ class Store:
                 raise ValueError(
                     f"can't migrate {table.name} safely: column {change.column_name} changed"
                 )
+        there = self._db.execute("SELECT name FROM pragma_table_info(?)", [table.name]).fetchall()
         for new in added:
-            self._db.execute(f"ALTER TABLE {quoted(table.name)} ADD COLUMN {quoted(new.name)}")
+            if (new.name,) not in there:
+                self._db.execute(f"ALTER TABLE {quoted(table.name)} ADD COLUMN {quoted(new.name)}")
         self._remember(table)
 
     def _create(self, table):
