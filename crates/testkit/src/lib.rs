@@ -15,5 +15,6 @@ pub mod postgres;
 pub mod proxy;
 pub mod rows;
 pub mod scripted;
+pub mod sdk;
 pub mod suites;
 pub mod tables;

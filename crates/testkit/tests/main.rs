@@ -5,3 +5,4 @@
 mod memory;
 mod postgres;
 mod proxy;
+mod sdk;
