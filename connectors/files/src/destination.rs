@@ -60,6 +60,7 @@ impl FilesDestination {
 impl Destination for FilesDestination {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            describes_tables: true,
             write_modes: &[WriteMode::Append, WriteMode::Replace],
             write_modes_note: "files are only ever added or replaced as a whole: they have no rows that could be updated by key",
             delivery: DestinationDelivery::Atomic,
@@ -136,6 +137,7 @@ impl Destination for FilesDestination {
             SchemaChange::DropNotNull(field) => {
                 format!("new files {files} with column {} that may be NULL", field.name())
             }
+            SchemaChange::Recreate => format!("new files {files} instead of all that are there"),
             SchemaChange::AddKey => {
                 format!("new files {files}, with a primary key that nothing enforces")
             }

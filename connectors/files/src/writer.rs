@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::TableRecord;
 use highwater_core::{
-    Batch, Checkpoint, Committed, Error, Instant, LogicalType, Op, Plan, Result, Table, TableName,
-    TablePlan, WriteMode, Writer,
+    Batch, Checkpoint, Committed, CommittedTables, Error, Instant, LogicalType, Op, Plan, Result,
+    Table, TableName, TablePlan, WriteMode, Writer,
 };
 
 use crate::disk;
@@ -124,7 +124,7 @@ impl Writer for FileWriter {
         self.run(move |files| files.write(&batch)).await
     }
 
-    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         let checkpoint =
             if self.state_with_data { checkpoint.clone() } else { Checkpoint::default() };
         self.run(move |files| files.commit(&checkpoint)).await
@@ -195,7 +195,7 @@ impl Files {
         Ok(())
     }
 
-    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         crash::at(CrashPoint::StageRows);
         self.close()?;
         if !self.complete.is_empty() {
@@ -207,7 +207,8 @@ impl Files {
         log.change(Kind::Commit, |folded| self.change(folded, checkpoint, written).map(Some))?;
         self.complete.clear();
         crash::at(CrashPoint::CommitDone);
-        Ok(Committed { written, ..Committed::default() })
+        let committed = Committed { written, ..Committed::default() };
+        Ok(CommittedTables::from([(self.plan.name().clone(), committed)]))
     }
 
     fn change(&self, folded: &Folded, checkpoint: &Checkpoint, rows: u64) -> Result<Change> {

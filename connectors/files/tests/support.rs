@@ -9,6 +9,7 @@ use highwater_core::text::TextColumn;
 use highwater_core::types::type_name;
 use highwater_core::*;
 use highwater_files::FilesConnector;
+use highwater_testkit::job::total;
 use serde_json::{Value, json};
 
 /// The rows of a table as texts, sorted; `None` is NULL.
@@ -31,6 +32,7 @@ pub fn plan(tables: Vec<Table>, read_mode: ReadMode, write_mode: WriteMode) -> P
     let table_plan = |table: Table| {
         let target = Table { source_defined_cursor: false, ..table.clone() };
         let plan = TablePlan {
+            untransformed: None,
             source: Arc::new(table),
             target: Arc::new(target),
             read_mode,
@@ -47,6 +49,7 @@ pub fn plan(tables: Vec<Table>, read_mode: ReadMode, write_mode: WriteMode) -> P
         (plan.source.name.clone(), plan)
     };
     Plan {
+        sync_group_id: None,
         sync: "s".into(),
         sync_id: "run1".into(),
         started_at: Instant(0),
@@ -106,8 +109,10 @@ pub async fn sync(
                         writer.write(batch).await?;
                     }
                     Message::Checkpoint(checkpoint) => {
-                        done.committed += writer.commit(&checkpoint).await?;
+                        let committed = writer.commit(&checkpoint).await?;
+                        done.committed += total(&committed);
                     }
+                    other => panic!("{other:?}"),
                 }
             }
             Ok::<_, Error>(())
@@ -116,7 +121,7 @@ pub async fn sync(
             tokio::join!(source.read(&plan, &partition, &state, output), write);
         written?;
         assert_eq!(completion?, Completion::Complete);
-        done.committed += writer.commit(&Checkpoint::default()).await?;
+        done.committed += total(&writer.commit(&Checkpoint::default()).await?);
     }
     for table in plan.tables.values() {
         done.committed += destination.finish(&plan, table, &fence).await?;

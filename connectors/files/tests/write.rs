@@ -8,6 +8,7 @@ use arrow_array::*;
 use arrow_schema::{DataType, Field, IntervalUnit, Schema, TimeUnit};
 use highwater_core::types::{JSON, NUMERIC, UUID, extension_field};
 use highwater_core::*;
+use highwater_testkit::job::total;
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -134,7 +135,7 @@ async fn write(
     for rows in batches {
         let batch = Batch { table: Arc::new(table.clone()), op: Op::Upsert, rows: rows.clone() };
         writer.write(batch).await?;
-        done += writer.commit(&Checkpoint::default()).await?;
+        done += total(&writer.commit(&Checkpoint::default()).await?);
     }
     done += destination.finish(&plan, &plan.tables[&table.name], &fence).await?;
     store.release(&fence).await?;

@@ -192,7 +192,10 @@ fn is_made(change: &SchemaChange, there: Option<&Relation>) -> Result<bool> {
     let Some(there) = there else { return Ok(false) };
     let column = |name: &str| there.columns.iter().find(|column| column.name == name);
     Ok(match change {
-        SchemaChange::CreateTable | SchemaChange::AddKey | SchemaChange::DropNotNull(_) => false,
+        SchemaChange::CreateTable
+        | SchemaChange::AddKey
+        | SchemaChange::DropNotNull(_)
+        | SchemaChange::Recreate => false,
         SchemaChange::AddColumn(field) => column(field.name()).is_some(),
         SchemaChange::WidenColumn { to, .. } => {
             let wanted = PostgresDialect.column_type(to)?;

@@ -146,6 +146,7 @@ async fn delete_stale(session: &Session, plan: &Plan, table: &TablePlan) -> Resu
 impl Destination for PostgresDestination {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            describes_tables: true,
             write_modes: WriteMode::ALL,
             write_modes_note: "",
             delivery: DestinationDelivery::Atomic,

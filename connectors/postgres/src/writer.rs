@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Batch, Checkpoint, Committed, Error, ErrorKind, Fence, Instant, Op, Partition, Plan, Result,
-    SchemaChange, TableName, TablePlan, TableRecord, WriteMode, Writer,
+    Batch, Checkpoint, Committed, CommittedTables, Error, ErrorKind, Fence, Instant, Op, Partition,
+    Plan, Result, SchemaChange, TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::{StateSql, fenced, table_columns};
@@ -241,7 +241,7 @@ impl PostgresWriter {
         Ok(Some((into, Way::New)))
     }
 
-    async fn try_commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+    async fn try_commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         let mut open = self.open().await?;
         open.finish_load().await?;
         crash::at(CrashPoint::StageRows);
@@ -253,7 +253,7 @@ impl PostgresWriter {
         }
         self.check_fence(&open.session).await?;
         crash::at(CrashPoint::CommitFence);
-        let mut committed = Committed::default();
+        let mut committed = CommittedTables::new();
         for table in &tables {
             let new = open.loads.get(table.name()).is_some_and(|loaded| loaded.way == Way::New);
             let changes_it = table.write_mode != WriteMode::Replace && !new;
@@ -266,7 +266,8 @@ impl PostgresWriter {
             if let Some(loaded) = open.loads.get(table.name()) {
                 let there = self.check_staged(&open.session, table, loaded).await?;
                 let settled = self.settle(&open.session, table, loaded).await;
-                committed += settled.map_err(|error| refused(error, table, there.as_ref()))?;
+                let settled = settled.map_err(|error| refused(error, table, there.as_ref()))?;
+                committed.insert(table.name().clone(), settled);
             }
         }
         crash::at(CrashPoint::CommitRows);
@@ -514,7 +515,7 @@ impl Writer for PostgresWriter {
         }
     }
 
-    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         match self.try_commit(checkpoint).await {
             Ok(committed) => Ok(committed),
             Err(error) => Err(self.explain(error).await),

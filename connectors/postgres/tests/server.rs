@@ -36,6 +36,7 @@ pub async fn table(source: &dyn Source, name: &str) -> Table {
 pub fn plan_of(table: Table, cursor: Option<&str>) -> TablePlan {
     let source = Arc::new(table);
     TablePlan {
+        untransformed: None,
         target: Arc::clone(&source),
         source,
         read_mode: if cursor.is_some() { ReadMode::Incremental } else { ReadMode::FullRefresh },
@@ -54,6 +55,7 @@ pub fn plan_of(table: Table, cursor: Option<&str>) -> TablePlan {
 /// A run over some tables.
 pub fn plan(tables: Vec<TablePlan>) -> Plan {
     Plan {
+        sync_group_id: None,
         sync: "test".into(),
         sync_id: "1".into(),
         started_at: Instant::now(),
@@ -122,6 +124,7 @@ impl Reader {
                 match message {
                     Message::Batch(batch) => batches.push(batch.rows),
                     Message::Checkpoint(checkpoint) => cursors = checkpoint.cursors,
+                    other => panic!("{other:?}"),
                 }
             }
             (batches, cursors)

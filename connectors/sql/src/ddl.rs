@@ -108,6 +108,15 @@ pub fn change(
     let history = derived::history(plan, dialect);
     let mut statements = Vec::new();
     match change {
+        SchemaChange::Recreate => {
+            let drop = |name: &TableName| format!("DROP TABLE IF EXISTS {}", dialect.table(name));
+            statements.push(drop(&plan.target.name));
+            if dedup {
+                statements.push(drop(&history.name));
+                statements.push(drop(&derived::tombstones(plan, dialect).name));
+            }
+            statements.extend(self::change(dialect, plan, &SchemaChange::CreateTable, identity)?);
+        }
         SchemaChange::CreateTable => {
             statements.extend(create_table(dialect, &plan.target, identity)?);
             if dedup {

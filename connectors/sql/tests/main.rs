@@ -60,6 +60,7 @@ impl Bench {
         ];
         let table = Arc::new(Table::new(TableName::new("t"), fields).with_primary_key(["name"]));
         let plan = TablePlan {
+            untransformed: None,
             source: Arc::clone(&table),
             target: table,
             read_mode: ReadMode::Incremental,

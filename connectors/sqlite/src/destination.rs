@@ -58,6 +58,7 @@ impl SqliteDestination {
 impl Destination for SqliteDestination {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            describes_tables: true,
             write_modes: WriteMode::ALL,
             write_modes_note: "",
             delivery: DestinationDelivery::Atomic,

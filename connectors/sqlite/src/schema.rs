@@ -43,7 +43,7 @@ pub(crate) fn prepare(
     let token = identity_of(plan);
     let mut ran = Vec::new();
     for change in &table.changes {
-        if is_done(connection, table, change).map_err(|e| explain(e, &location.path))? {
+        if is_done(connection, table, change, &token).map_err(|e| explain(e, &location.path))? {
             continue;
         }
         for statement in ddl::change(&SqliteDialect, table, change, Some(&token))? {
@@ -80,12 +80,17 @@ fn is_done(
     connection: &Connection,
     table: &TablePlan,
     change: &SchemaChange,
+    made_by: &str,
 ) -> rusqlite::Result<bool> {
     let Some(relation) = catalog::relation(connection, &table.target.name.name)? else {
         return Ok(false);
     };
     Ok(match change {
         SchemaChange::CreateTable | SchemaChange::AddKey | SchemaChange::AddColumn(_) => false,
+        SchemaChange::Recreate => {
+            let token = catalog::identity(connection, &table.target.name.name)?;
+            token.as_deref() == Some(made_by)
+        }
         SchemaChange::WidenColumn { to, .. } => {
             let wanted = types::declared_type(to).unwrap_or_default();
             relation.declared(to.name()) == Some(wanted.as_str())

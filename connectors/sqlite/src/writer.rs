@@ -13,8 +13,8 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Batch, Checkpoint, Committed, Error, Fence, Op, Plan, Result, TableName, TablePlan,
-    TableRecord, WriteMode, Writer,
+    Batch, Checkpoint, Committed, CommittedTables, Error, Fence, Op, Plan, Result, TableName,
+    TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::fenced;
@@ -99,7 +99,7 @@ impl Writer for SqliteWriter {
         self.blocking(move |worker| worker.write(batch)).await
     }
 
-    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         let checkpoint = checkpoint.clone();
         self.blocking(move |worker| worker.commit(&checkpoint)).await
     }
@@ -316,14 +316,14 @@ impl Worker {
         Ok(())
     }
 
-    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         crash::at(CrashPoint::StageRows);
         self.begin()?;
         self.flush()?;
-        let mut committed = Committed::default();
+        let mut committed = CommittedTables::new();
         let names: Vec<_> = self.tables.keys().cloned().collect();
         for name in &names {
-            committed += self.apply(name)?;
+            committed.insert(name.clone(), self.apply(name)?);
         }
         if self.plan.state_with_data {
             self.save_state(&names, checkpoint)?;

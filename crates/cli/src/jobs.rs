@@ -40,12 +40,11 @@ pub async fn job(config: &Config, section: &Section<SourceSpec>, may_migrate: bo
             None => usual_mode(section, made.as_ref()),
         };
         targets.push(Target {
-            name: name.clone(),
-            destination: made,
             backend,
             write_mode,
             metadata_columns: metadata_columns(&section.spec, &destination.spec),
             may_migrate,
+            ..Target::new(name, made)
         });
     }
     let request = SyncRequest {
@@ -53,6 +52,7 @@ pub async fn job(config: &Config, section: &Section<SourceSpec>, may_migrate: bo
         tables: section.spec.tables.iter().map(|entry| table_options(&entry.0)).collect(),
         skip_tables: section.spec.skip_tables.clone(),
         targets,
+        state_table: None,
     };
     Ok(Job { source, request })
 }

@@ -1,13 +1,16 @@
 //! Where rows go to.
 
+use std::collections::BTreeMap;
+
 use arrow_schema::Field;
 use async_trait::async_trait;
 
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::deletion::Deletion;
+use crate::error::{Error, Result};
 use crate::guarantee::DestinationDelivery;
 use crate::plan::{Plan, TablePlan, WriteMode};
-use crate::source::Partition;
+use crate::source::{Output, Partition};
 use crate::state::{Checkpoint, Fence, StateStore};
 use crate::table::{SchemaChange, Table, TableName};
 
@@ -26,6 +29,9 @@ pub struct Capabilities {
     pub writers_max: usize,
     /// Whether names that differ only in case are different names.
     pub case_sensitive_names: bool,
+    /// Whether [`Destination::describe`] can tell what is there. Where it cannot, the plan says
+    /// `CreateTable` for every table, and the destination makes it as it should be.
+    pub describes_tables: bool,
 }
 
 /// A table that exists at the destination.
@@ -47,6 +53,9 @@ pub struct Committed {
     /// Rows removed.
     pub deleted: u64,
 }
+
+/// What a commit did to each table of a partition, by the table's name at the source.
+pub type CommittedTables = BTreeMap<TableName, Committed>;
 
 impl std::ops::AddAssign for Committed {
     fn add_assign(&mut self, other: Self) {
@@ -129,6 +138,19 @@ pub trait Destination: Send + Sync {
     /// `Fenced` when a newer run has taken over; nothing is changed then.
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed>;
 
+    /// Sends the rows of a table as a reader sees them now, with the columns of `table` in that
+    /// order and of these types (a column that the table does not have is NULL); nothing when it
+    /// does not exist. For small tables that are kept here (cursors of plugins) and for plugins'
+    /// `Read`.
+    ///
+    /// # Errors
+    /// `Unsupported` where rows cannot be read back.
+    async fn read(&self, table: &Table, output: Output) -> Result<()> {
+        let _ = output;
+        Err(Error::unsupported("The destination cannot read its rows back")
+            .context("table", &table.name))
+    }
+
     /// The store that keeps state with the data; `None` when it has none.
     fn state_store(&self) -> Option<&dyn StateStore>;
 }
@@ -150,10 +172,23 @@ pub trait Writer: Send {
     /// `Data` for a value that does not fit, naming table and column, never the value.
     async fn write(&mut self, batch: Batch) -> Result<()>;
 
+    /// Removes rows by a condition: from those staged so far and from the table, before anything
+    /// that is written afterwards. Visible and durable with the next commit, as rows are.
+    ///
+    /// # Errors
+    /// `Unsupported` where rows cannot be removed.
+    async fn delete(&mut self, deletion: &Deletion) -> Result<()> {
+        Err(Error::unsupported("The destination cannot remove rows by a condition")
+            .context("table", &deletion.table))
+    }
+
     /// Makes all rows written since the last commit visible and durable, in one atomic step with
     /// the schema changes they need. Where [`Plan::state_with_data`], the same step checks the
     /// fence first and carries the checkpoint's cursors, the table's record and a dense sequence
     /// number; where not, the fence is of another store, and only rows and schema are committed.
+    ///
+    /// Returns what was done to each table of the partition; a table to which nothing was done may
+    /// be left out.
     ///
     /// Called for every checkpoint, also when no row was written: then only cursors move. With
     /// `replace` the rows are durable and become visible in [`Destination::finish`].
@@ -164,5 +199,5 @@ pub trait Writer: Send {
     ///
     /// # Errors
     /// `Fenced` when a newer run has taken over; nothing is changed then.
-    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed>;
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables>;
 }

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod clock;
 pub mod connector;
 pub mod crash;
+pub mod deletion;
 pub mod destination;
 pub mod error;
 pub mod guarantee;
@@ -18,13 +19,17 @@ pub mod source;
 pub mod state;
 pub mod table;
 pub mod text;
+pub mod transformer;
 pub mod types;
 
 pub use batch::{Batch, Op};
 pub use clock::Instant;
 pub use connector::{Connector, Role};
 pub use crash::CrashPoint;
-pub use destination::{Capabilities, Committed, Destination, ExistingTable, Writer};
+pub use deletion::Deletion;
+pub use destination::{
+    Capabilities, Committed, CommittedTables, Destination, ExistingTable, Writer,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use guarantee::{DestinationDelivery, Guarantee, SourceDelivery};
 pub use plan::{MetadataColumns, NullCursor, Plan, ReadMode, TablePlan, WriteMode};
@@ -35,4 +40,5 @@ pub use state::{
     Checkpoint, Cursor, CursorKey, Fence, Lease, LeaseRequest, State, StateStore, TableRecord,
 };
 pub use table::{SchemaChange, Table, TableName};
+pub use transformer::Transformer;
 pub use types::LogicalType;

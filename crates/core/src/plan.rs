@@ -88,7 +88,8 @@ named_enum! {
     MetadataColumns {
         /// None.
         None = "none",
-        /// `_cq_sync_time` and `_cq_source_name`, as CloudQuery's command line adds them.
+        /// `_cq_sync_time`, `_cq_source_name` and, where one is configured, `_cq_sync_group_id`, as
+        /// CloudQuery's command line adds them.
         CloudQuery = "cloudquery",
     }
 }
@@ -97,6 +98,9 @@ named_enum! {
 pub const SYNC_TIME: &str = "_cq_sync_time";
 /// Metadata column: the source that brought the row.
 pub const SOURCE_NAME: &str = "_cq_source_name";
+
+/// Metadata column: the group of syncs that the row belongs to; part of the primary key.
+pub const SYNC_GROUP_ID: &str = "_cq_sync_group_id";
 
 /// One run of one source, and what it will do to each table at one destination.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -110,6 +114,9 @@ pub struct Plan {
     /// Whether the cursors of this sync are committed with the data of this destination
     /// (`true`), or kept in another store and saved after the data is durable.
     pub state_with_data: bool,
+    /// The value of [`SYNC_GROUP_ID`] for all rows of this run at this destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_group_id: Option<String>,
     /// The tables, by source table name.
     pub tables: BTreeMap<TableName, TablePlan>,
 }
@@ -122,6 +129,10 @@ pub struct TablePlan {
     /// The table as it is written: its name at the destination, all columns including metadata
     /// columns, and the primary key that decides which rows are the same row.
     pub target: Arc<Table>,
+    /// The rows before the destination's transformers, where it has some: metadata columns are
+    /// there, the rest is the source's. `None`: [`Self::target`] is their shape.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untransformed: Option<Arc<Table>>,
     /// How it is read.
     pub read_mode: ReadMode,
     /// How it is written.

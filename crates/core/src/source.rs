@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::batch::Batch;
+use crate::deletion::Deletion;
 use crate::error::{Error, Result};
 use crate::guarantee::SourceDelivery;
 use crate::plan::{Plan, TablePlan};
@@ -20,8 +21,18 @@ use crate::table::{Table, TableName};
 pub enum Message {
     /// Rows.
     Batch(Batch),
+    /// Rows to be removed by a condition.
+    Delete(Arc<Deletion>),
     /// All rows before it are covered by its cursors.
     Checkpoint(Checkpoint),
+    /// A table could not be read completely: its rows are kept, it is not finished, and the run
+    /// is no success. The others go on.
+    Failed {
+        /// The table at the source; it may be one that is not in the plan.
+        table: TableName,
+        /// Why.
+        error: Arc<Error>,
+    },
 }
 
 /// A slice of a sync that one task reads and one writer per destination commits.
@@ -72,6 +83,22 @@ impl Output {
             return Ok(());
         }
         self.send(Message::Batch(batch)).await
+    }
+
+    /// Sends a condition by which rows are removed.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub async fn delete(&self, deletion: Deletion) -> Result<()> {
+        self.send(Message::Delete(Arc::new(deletion))).await
+    }
+
+    /// Says that a table could not be read completely; see [`Message::Failed`].
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub async fn failed(&self, table: TableName, error: Error) -> Result<()> {
+        self.send(Message::Failed { table, error: Arc::new(error) }).await
     }
 
     /// Sends a checkpoint: all rows sent so far are covered by its cursors.
@@ -174,6 +201,13 @@ pub trait Source: Send + Sync {
         state: &State,
         output: Output,
     ) -> Result<Completion>;
+
+    /// Whether all tables come from one read that cannot be done per destination or table (a
+    /// plugin's): then all destinations share it, and [`Self::partitions`] is called once with
+    /// every table of every destination.
+    fn reads_as_one(&self) -> bool {
+        false
+    }
 
     /// Tells the source that the checkpoint is durable everywhere it has to be, so that it may
     /// forget what came before. Called in order, after the commit (invariant I4). May be repeated.

@@ -58,6 +58,12 @@ pub struct Table {
     /// Whether the source itself knows what changed (files by time and size, a change log), so
     /// that no cursor field is needed for an incremental read.
     pub source_defined_cursor: bool,
+    /// The table that this one depends on: its rows belong to rows of that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TableName>,
+    /// What it holds, in the source's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
 }
 
 impl Table {
@@ -69,6 +75,8 @@ impl Table {
             primary_key: Vec::new(),
             cursor_field: None,
             source_defined_cursor: false,
+            parent: None,
+            description: None,
         }
     }
 
@@ -115,6 +123,9 @@ pub enum SchemaChange {
     },
     /// The source no longer promises a value: the column's NOT NULL is taken away.
     DropNotNull(Field),
+    /// The table is dropped with its rows and made anew, because the user allows it
+    /// (`migrate_mode: forced`) and nothing less would do. Always the only change.
+    Recreate,
 }
 
 #[cfg(test)]

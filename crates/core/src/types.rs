@@ -45,6 +45,11 @@ pub const DECLARED: &str = "highwater:declared";
 /// Metadata key: what a system needs to create a declared type that a user defined (the labels of
 /// an enum, the base type and checks of a domain), as JSON in that connector's own form.
 pub const DEFINITION: &str = "highwater:definition";
+/// Metadata key: the protocol that brought the column, [`CLOUDQUERY`]: an older table of that
+/// system's own making is taken as it is.
+pub const FROM: &str = "highwater:from";
+/// Value of [`FROM`].
+pub const CLOUDQUERY: &str = "cloudquery";
 /// Metadata key of Arrow: the name of an extension type.
 pub const EXTENSION: &str = "ARROW:extension:name";
 /// Extension of Utf8: decimal digits without limit, or `NaN`, `Infinity`, `-Infinity`.

@@ -6,15 +6,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow_schema::Schema;
+use highwater_core::deletion::ROW_ID;
 use highwater_core::guarantee::guarantee;
+use highwater_core::plan::SYNC_GROUP_ID;
 use highwater_core::{
     Error, NullCursor, ReadMode, Result, Source, Table, TableName, TablePlan, WriteMode,
 };
 
 use crate::metadata;
-use crate::options::{TableOptions, Target};
+use crate::options::{KeyChoice, TableOptions, Target};
 use crate::schema;
 use crate::selection::{self, Selected};
+use crate::transforms;
 
 /// Drafts the tables of one destination.
 pub(crate) struct Drafter<'a> {
@@ -30,7 +34,7 @@ impl Drafter<'_> {
     pub(crate) async fn drafts(&self, selected: &[Selected<'_>]) -> Result<Vec<TablePlan>> {
         let mut drafts = Vec::new();
         for table in selected {
-            drafts.push(self.draft(table)?);
+            drafts.push(self.draft(table).await?);
         }
         self.check_names(&drafts)?;
         let place = self.source.place().await?;
@@ -48,13 +52,13 @@ impl Drafter<'_> {
     }
 
     /// Settles modes, keys and columns of a table, without looking at the destination's table.
-    fn draft(&self, selected: &Selected<'_>) -> Result<TablePlan> {
+    async fn draft(&self, selected: &Selected<'_>) -> Result<TablePlan> {
         let (table, options) = (selected.table, selected.options);
         let read = selection::project(table, options)?;
-        let source = Arc::new(metadata::without_stamps(read, self.target.metadata_columns));
+        let source = Arc::new(metadata::without_stamps(read, self.target));
         let write_mode = options.write_mode.unwrap_or(self.target.write_mode);
         let read_mode = read_mode(table, options, write_mode)?;
-        let primary_key = options.primary_key.clone().unwrap_or_else(|| table.primary_key.clone());
+        let primary_key = self.primary_key(table, options);
         let cursor_field = options.cursor.clone().or_else(|| table.cursor_field.clone());
         for column in primary_key.iter().chain(&cursor_field) {
             selection::require_column(&source, column)?;
@@ -69,14 +73,25 @@ impl Drafter<'_> {
             notes.push(LOOKBACK_NOTE.to_owned());
         }
         // Rows of an append are versions: the key of the source is not unique among them.
-        let target_key = if write_mode == WriteMode::Append { Vec::new() } else { primary_key };
-        let name = self.target_name(table, options);
-        let mut fields = metadata::fields(self.target.metadata_columns);
+        let mut target_key = if write_mode == WriteMode::Append { Vec::new() } else { primary_key };
+        if self.target.sync_group_id.is_some() && !target_key.is_empty() {
+            target_key.insert(0, SYNC_GROUP_ID.to_owned());
+        }
+        let mut target = source.as_ref().clone().with_primary_key(target_key);
+        let mut fields = metadata::fields(self.target);
         fields.extend(source.schema.fields().iter().map(|f| f.as_ref().clone()));
-        let target = Table::new(name, fields).with_primary_key(target_key);
+        let kept = source.schema.metadata().clone();
+        target.schema = Arc::new(Schema::new_with_metadata(fields, kept));
+        let steps = transforms::steps(&self.target.transformers, &target).await?;
+        let (untransformed, mut target) = match steps.into_iter().next_back() {
+            None => (None, target),
+            Some(last) => (Some(Arc::new(target)), last),
+        };
+        target.name = self.target_name(&target.name, options);
         let mut plan = TablePlan {
             divisible: is_divisible(read_mode, write_mode, &target.primary_key),
             target: Arc::new(target),
+            untransformed,
             source,
             read_mode,
             write_mode,
@@ -98,8 +113,18 @@ impl Drafter<'_> {
         Ok(plan)
     }
 
-    fn target_name(&self, table: &Table, options: &TableOptions) -> TableName {
-        let default = self.target.destination.target_name(&table.name);
+    /// The key that the user names, or the one that the destination is configured with.
+    fn primary_key(&self, table: &Table, options: &TableOptions) -> Vec<String> {
+        match (&options.primary_key, self.target.key) {
+            (Some(key), _) => key.clone(),
+            (None, KeyChoice::Source) => table.primary_key.clone(),
+            (None, KeyChoice::RowId) if table.field(ROW_ID).is_some() => vec![ROW_ID.to_owned()],
+            (None, KeyChoice::RowId) => Vec::new(),
+        }
+    }
+
+    fn target_name(&self, name: &TableName, options: &TableOptions) -> TableName {
+        let default = self.target.destination.target_name(name);
         match options.target.as_deref().map(|t| t.split_once('.').ok_or(t)) {
             None => default,
             Some(Ok((namespace, name))) => TableName::in_namespace(namespace, name),

@@ -46,6 +46,20 @@ pub(crate) fn by_position(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<Group> {
     groups.into_iter().map(|(positions, tables)| group(seats, &positions, &tables)).collect()
 }
 
+/// All seats as one group, with every table that any of them plans, for sources that read all
+/// tables at once.
+pub(crate) fn as_one(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<Group> {
+    let Some((_, first, state)) = seats.first() else { return Vec::new() };
+    let mut plan = first.as_ref().clone();
+    for (_, other, _) in seats {
+        for (name, table) in &other.tables {
+            plan.tables.entry(name.clone()).or_insert_with(|| table.clone());
+        }
+    }
+    let indices = seats.iter().map(|(index, ..)| *index).collect();
+    vec![Group { seats: indices, plan, state: (*state).clone() }]
+}
+
 fn reads_alike(a: &TablePlan, a_state: &State, b: &TablePlan, b_state: &State) -> bool {
     a.source == b.source
         && a.read_mode == b.read_mode
@@ -83,6 +97,7 @@ mod tests {
             let field = Field::new("id", DataType::Int64, false);
             let table = Arc::new(Table::new(TableName::new(name), vec![field]));
             let plan = TablePlan {
+                untransformed: None,
                 source: Arc::clone(&table),
                 target: table,
                 read_mode: ReadMode::Incremental,
@@ -99,6 +114,7 @@ mod tests {
             (plan.name().clone(), plan)
         };
         Arc::new(Plan {
+            sync_group_id: None,
             sync: "s".into(),
             sync_id: "1".into(),
             started_at: Instant(0),

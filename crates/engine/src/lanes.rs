@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Batch, Checkpoint, Committed, Completion, Error, Fence, Output, Partition, Plan, Result,
-    Source, State, StateStore, TableName, TableRecord, Writer,
+    Batch, Checkpoint, CommittedTables, Completion, Deletion, Error, Fence, Op, Output, Partition,
+    Plan, Result, Source, State, StateStore, TableName, TableRecord, Writer,
 };
 use tokio::task::JoinHandle;
 
 use crate::events::Event;
 use crate::metadata;
-use crate::options::{RunOptions, Target};
+use crate::options::{Keeper, RunOptions, StateTable, Target};
 use crate::planning::state_store;
 use crate::sync::task_ended;
+use crate::transforms::{Chain, Passed};
 
 /// Where a partition is copied: what all its lanes share.
 pub(crate) struct Site {
@@ -24,9 +25,10 @@ pub(crate) struct Site {
     /// The state that the read resumes from: the same for all lanes.
     pub(crate) state: Arc<State>,
     pub(crate) options: RunOptions,
-    /// Whether the lanes are all the destinations of the sync, so that what they have committed
-    /// may be acknowledged.
-    pub(crate) covers_every_target: bool,
+    /// How many destinations the sync has: what fewer lanes have committed is not acknowledged.
+    pub(crate) targets: usize,
+    /// Where the source keeps its cursors itself.
+    pub(crate) state_table: Option<StateTable>,
 }
 
 impl Site {
@@ -64,11 +66,14 @@ impl<T> Drop for AbortOnDrop<T> {
 pub(crate) struct Lane {
     /// The index of the destination in the request.
     pub(crate) target_index: usize,
+    /// Whether it writes the state table too.
+    pub(crate) is_keeper: bool,
     target: Target,
     plan: Arc<Plan>,
     fence: Fence,
     options: RunOptions,
     writer: Option<Box<dyn Writer>>,
+    chain: Option<Chain>,
     dirty: bool,
     outcome: LaneOutcome,
 }
@@ -78,8 +83,8 @@ pub(crate) struct Lane {
 pub(crate) struct LaneOutcome {
     /// Rows read, by source table.
     pub(crate) rows_read: std::collections::BTreeMap<TableName, u64>,
-    /// What its commits did, all tables of the partition together.
-    pub(crate) committed: Committed,
+    /// What its commits did to each table.
+    pub(crate) committed: CommittedTables,
     /// Why it stopped.
     pub(crate) error: Option<Error>,
 }
@@ -91,16 +96,33 @@ impl Lane {
         plan: Arc<Plan>,
         partition: &Partition,
         fence: &Fence,
-        options: &RunOptions,
+        site: &Site,
     ) -> Result<Self> {
-        let writer = target.destination.writer(&plan, partition, fence).await?;
+        let options = &site.options;
+        let mut partition = partition.clone();
+        partition.tables.retain(|table| plan.tables.contains_key(table));
+        let mut plan = plan;
+        let mut is_keeper = false;
+        if let Some(state) = &site.state_table
+            && matches!(state.keeper, Keeper::Target(index) if index == target_index)
+        {
+            // The state table is written by this lane, in the transaction of the data.
+            let table = state.table_plan(target.destination.as_ref()).await?;
+            partition.tables.push(table.name().clone());
+            Arc::make_mut(&mut plan).tables.insert(table.name().clone(), table);
+            is_keeper = true;
+        }
+        let chain = Chain::new(&target.transformers, &plan).await?;
+        let writer = target.destination.writer(&plan, &partition, fence).await?;
         Ok(Self {
             target_index,
+            is_keeper,
             target: target.clone(),
             plan,
             fence: fence.clone(),
             options: options.clone(),
             writer: Some(writer),
+            chain,
             // Also a partition without rows is committed once: its table has to exist.
             dirty: true,
             outcome: LaneOutcome::default(),
@@ -137,27 +159,94 @@ impl Lane {
         match self.try_commit(checkpoint).await {
             Ok(committed) => {
                 self.dirty = false;
-                self.outcome.committed += committed;
+                for (table, committed) in committed {
+                    *self.outcome.committed.entry(table).or_default() += committed;
+                }
             }
             Err(error) => self.fail(error),
         }
     }
 
+    /// Removes rows by a condition.
+    pub(crate) async fn delete(&mut self, deletion: &Deletion) {
+        if self.has_failed() || !self.plan.tables.contains_key(&deletion.table) {
+            return;
+        }
+        self.dirty = true;
+        if let Err(error) = self.try_delete(deletion).await {
+            self.fail(error);
+        }
+    }
+
+    /// Writes the rows of the state table, to be committed with everything before them.
+    pub(crate) async fn keep(&mut self, batch: Batch) {
+        if self.has_failed() {
+            return;
+        }
+        self.dirty = true;
+        if let Err(error) = self.hand_on(batch).await {
+            self.fail(error);
+        }
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     async fn try_write(&mut self, batch: &Batch) -> Result<()> {
         let name = &batch.table.name;
-        let table = self.plan.tables.get(name).ok_or_else(|| {
-            Error::internal("The source sent rows of a table that is not in the plan")
-                .context("table", name)
-        })?;
+        let Some(table) = self.plan.tables.get(name) else {
+            // One read serves destinations that plan different tables.
+            return Ok(());
+        };
         *self.outcome.rows_read.entry(name.clone()).or_default() += batch.rows.num_rows() as u64;
-        let shaped = metadata::shape(batch, &self.plan, table)?;
+        let first = table.untransformed.as_ref().unwrap_or(&table.target);
+        let shaped = metadata::shape(batch, &self.plan, table, first)?;
+        let Some(chain) = &mut self.chain else { return self.hand_on(shaped).await };
+        if batch.op == Op::Delete {
+            return Err(Error::unsupported("Deleted rows cannot go through transformers")
+                .context("table", name)
+                .context("destination", &self.target.name));
+        }
+        let passed = chain.send(&Arc::clone(first), shaped.rows).await?;
+        self.hand_on_passed(passed).await
+    }
+
+    async fn try_delete(&mut self, deletion: &Deletion) -> Result<()> {
+        // Rows on their way through the transformers were sent before it.
+        if let Some(chain) = &mut self.chain {
+            let passed = chain.drain().await?;
+            self.hand_on_passed(passed).await?;
+        }
         match &mut self.writer {
-            Some(writer) => writer.write(shaped).await,
+            Some(writer) => writer.delete(deletion).await,
             None => Err(Error::internal("The writer is gone")),
         }
     }
 
-    async fn try_commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+    async fn hand_on_passed(&mut self, passed: Vec<Passed>) -> Result<()> {
+        for (name, rows) in passed {
+            let Some(chain) = &self.chain else { continue };
+            let Some(table) = self.plan.tables.get(chain.source_of(&name)?) else { continue };
+            let batch = Batch { table: Arc::clone(&table.source), op: Op::Upsert, rows };
+            let shaped = metadata::shape(&batch, &self.plan, table, &table.target)?;
+            self.hand_on(shaped).await?;
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&mut self, batch: Batch) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => writer.write(batch).await,
+            None => Err(Error::internal("The writer is gone")),
+        }
+    }
+
+    async fn try_commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
+        if let Some(chain) = &mut self.chain {
+            let passed = chain.drain().await?;
+            self.hand_on_passed(passed).await?;
+        }
         let Some(writer) = &mut self.writer else {
             return Err(Error::internal("The writer is gone"));
         };
@@ -167,6 +256,7 @@ impl Lane {
         }
         for table in self.outcome.rows_read.keys() {
             let destination = &self.target.name;
+            let committed = committed.get(table).copied().unwrap_or_default();
             self.options.observer.event(&Event::RowsCommitted { table, destination, committed });
         }
         Ok(committed)

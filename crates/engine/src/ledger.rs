@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use highwater_core::{Committed, Error, Instant, TableName, TablePlan};
+use highwater_core::{
+    Committed, Error, Guarantee, Instant, ReadMode, TableName, TablePlan, WriteMode,
+};
 
 use crate::events::Event;
 use crate::lanes::LaneOutcome;
@@ -98,7 +100,7 @@ impl Ledger {
     pub(crate) fn book(&mut self, seat: usize, table: &TableName, outcome: &LaneOutcome) {
         if let Some(account) = self.books[seat].accounts.get_mut(table) {
             account.summary.rows_read += outcome.rows_read.get(table).copied().unwrap_or(0);
-            account.summary.add(outcome.committed);
+            account.summary.add(outcome.committed.get(table).copied().unwrap_or_default());
         }
     }
 
@@ -133,13 +135,14 @@ impl Ledger {
         options: &RunOptions,
     ) {
         let Book { destination, accounts, .. } = &mut self.books[seat];
-        if let Some(account) = accounts.get_mut(table) {
-            if account.summary.error.is_some() {
-                return;
-            }
-            account.summary.error = Some(Failure::from(error));
-            account.end();
+        // A source may fail at a table that nobody planned: it is no success either.
+        let account =
+            accounts.entry(table.clone()).or_insert_with(|| Account::of(unplanned(table)));
+        if account.summary.error.is_some() {
+            return;
         }
+        account.summary.error = Some(Failure::from(error));
+        account.end();
         options.observer.event(&Event::TableEnded { table, destination, error: Some(error) });
     }
 
@@ -168,12 +171,11 @@ impl Ledger {
 
 impl Account {
     fn new(plan: &TablePlan) -> Self {
-        Self {
-            summary: empty_summary(plan),
-            open_partitions: 0,
-            had_partitions: false,
-            started: None,
-        }
+        Self::of(empty_summary(plan))
+    }
+
+    fn of(summary: TableSummary) -> Self {
+        Self { summary, open_partitions: 0, had_partitions: false, started: None }
     }
 
     fn end(&mut self) {
@@ -198,5 +200,23 @@ fn empty_summary(plan: &TablePlan) -> TableSummary {
         complete: false,
         error: None,
         notes: plan.notes.clone(),
+    }
+}
+
+fn unplanned(table: &TableName) -> TableSummary {
+    TableSummary {
+        table: table.clone(),
+        target: table.clone(),
+        read_mode: ReadMode::FullRefresh,
+        write_mode: WriteMode::Append,
+        guarantee: Guarantee::AtLeastOnce("the table is not planned".to_owned()),
+        rows_read: 0,
+        rows_written: 0,
+        rows_unchanged: 0,
+        rows_deleted: 0,
+        duration_ms: 0,
+        complete: false,
+        error: None,
+        notes: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! [`sync()`](sync::sync) in `sync.rs` is the data path; read it first.
 
+mod adopt;
 mod draft;
 pub mod events;
 mod groups;
@@ -13,11 +14,16 @@ pub mod planning;
 mod run;
 mod schema;
 pub mod selection;
+pub mod state_table;
 pub mod summary;
 pub mod sync;
+mod transforms;
 
 pub use events::{Event, Observer, Silent};
-pub use options::{ColumnOptions, RunOptions, StopSignal, SyncRequest, TableOptions, Target};
+pub use options::{
+    ColumnOptions, Keeper, KeyChoice, RunOptions, StateTable, StopSignal, SyncRequest,
+    TableOptions, Target,
+};
 pub use planning::{Planned, Refused, plan};
 pub use summary::{DestinationSummary, Failure, Outcome, Summary, TableSummary};
 pub use sync::sync;

@@ -7,22 +7,30 @@ use arrow_array::{
     new_null_array,
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
-use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
+use highwater_core::plan::{SOURCE_NAME, SYNC_GROUP_ID, SYNC_TIME};
 use highwater_core::{Batch, Error, MetadataColumns, Op, Plan, Result, Table, TablePlan};
 
+use crate::adopt;
+use crate::options::Target;
+
 /// The columns added in front of those of the source.
-pub(crate) fn fields(columns: MetadataColumns) -> Vec<Field> {
-    if columns == MetadataColumns::None {
-        return Vec::new();
+pub(crate) fn fields(target: &Target) -> Vec<Field> {
+    let mut fields = Vec::new();
+    if target.metadata_columns == MetadataColumns::CloudQuery {
+        let instant = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
+        fields.push(Field::new(SYNC_TIME, instant, true));
+        fields.push(Field::new(SOURCE_NAME, DataType::Utf8, true));
     }
-    let instant = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
-    vec![Field::new(SYNC_TIME, instant, true), Field::new(SOURCE_NAME, DataType::Utf8, true)]
+    if target.sync_group_id.is_some() {
+        fields.push(Field::new(SYNC_GROUP_ID, DataType::Utf8, false));
+    }
+    fields
 }
 
 /// Takes columns out of what is read that the destination gets from this sync: a table that was
 /// itself filled by a sync brings the stamps of that one along.
-pub(crate) fn without_stamps(mut source: Table, columns: MetadataColumns) -> Table {
-    let stamps = fields(columns);
+pub(crate) fn without_stamps(mut source: Table, target: &Target) -> Table {
+    let stamps = fields(target);
     if stamps.iter().any(|stamp| source.field(stamp.name()).is_some()) {
         let kept = source.schema.fields().iter();
         let kept = kept.filter(|f| stamps.iter().all(|stamp| stamp.name() != f.name()));
@@ -31,23 +39,24 @@ pub(crate) fn without_stamps(mut source: Table, columns: MetadataColumns) -> Tab
     source
 }
 
-/// The batch with the columns of the plan's target: the source's own, metadata columns filled,
-/// columns that the source no longer has as NULL.
-pub(crate) fn shape(batch: &Batch, plan: &Plan, table: &TablePlan) -> Result<Batch> {
+/// The batch with the columns of `into`: its own, metadata columns filled, columns that the source
+/// no longer has as NULL.
+pub(crate) fn shape(batch: &Batch, plan: &Plan, table: &TablePlan, into: &Table) -> Result<Batch> {
     let rows = &batch.rows;
-    let target = &table.target.schema;
-    let columns: Vec<ArrayRef> = if rows.num_columns() == target.fields().len() {
-        rows.columns().to_vec()
-    } else {
-        target
-            .fields()
-            .iter()
-            .map(|field| match rows.column_by_name(field.name()) {
-                Some(column) => Arc::clone(column),
-                None => constant(field, plan, rows.num_rows()),
-            })
-            .collect()
-    };
+    let target = &into.schema;
+    let columns = target.fields().iter().enumerate().map(|(at, field)| {
+        // As a rule the columns are those wanted, in their order.
+        let found = match rows.schema_ref().fields().get(at) {
+            Some(same) if same.name() == field.name() => Some(at),
+            _ => rows.schema_ref().index_of(field.name()).ok(),
+        };
+        match found {
+            Some(found) => adopt::column(rows.schema_ref().field(found), rows.column(found), field),
+            None => Ok(constant(field, plan, rows.num_rows())),
+        }
+    });
+    let columns = columns.collect::<Result<Vec<ArrayRef>>>();
+    let columns = columns.map_err(|e| e.context("table", table.name()))?;
     let schema = match batch.op {
         Op::Upsert => Arc::clone(target),
         // A delete record fills its key only.
@@ -72,6 +81,10 @@ fn constant(field: &Field, plan: &Plan, rows: usize) -> ArrayRef {
             let stamps = TimestampMicrosecondArray::from_value(plan.started_at.0, rows);
             Arc::new(stamps.with_data_type(field.data_type().clone()))
         }
+        SYNC_GROUP_ID => {
+            let group = plan.sync_group_id.as_deref().unwrap_or_default();
+            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(group, rows)))
+        }
         SOURCE_NAME => {
             Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&plan.sync, rows)))
         }
@@ -87,6 +100,7 @@ mod tests {
 
     fn planned(source: Table, target: Table) -> (Plan, TablePlan) {
         let table = TablePlan {
+            untransformed: None,
             source: Arc::new(source),
             target: Arc::new(target),
             read_mode: ReadMode::FullRefresh,
@@ -101,6 +115,7 @@ mod tests {
             notes: vec![],
         };
         let plan = Plan {
+            sync_group_id: None,
             sync: "shop".into(),
             sync_id: "1".into(),
             started_at: Instant(7),
@@ -108,6 +123,12 @@ mod tests {
             tables: [(table.name().clone(), table.clone())].into(),
         };
         (plan, table)
+    }
+
+    fn stamped() -> Target {
+        let memory = highwater_testkit::memory::Memory::new("d", Default::default());
+        let memory = Arc::new(memory);
+        Target { metadata_columns: MetadataColumns::CloudQuery, ..Target::new("d", memory) }
     }
 
     fn table(fields: Vec<Field>) -> Table {
@@ -121,20 +142,20 @@ mod tests {
         let schema = Arc::clone(&planned.source.schema);
         let rows = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
         let batch = Batch { table: Arc::clone(&planned.source), op: Op::Upsert, rows };
-        assert_eq!(shape(&batch, &plan, &planned).unwrap().rows.num_rows(), 2);
+        assert_eq!(shape(&batch, &plan, &planned, &planned.target).unwrap().rows.num_rows(), 2);
     }
 
     #[test]
     fn stamps_and_columns_that_are_gone_are_filled_in() {
         let id = Field::new("id", DataType::Int64, false);
-        let mut fields = super::fields(MetadataColumns::CloudQuery);
+        let mut fields = super::fields(&stamped());
         fields.extend([id.clone(), Field::new("gone", DataType::Utf8, true)]);
         let (plan, planned) = planned(table(vec![id]), table(fields));
         let ids: ArrayRef = Arc::new(arrow_array::Int64Array::from(vec![1, 2]));
         let schema = Arc::clone(&planned.source.schema);
         let rows = RecordBatch::try_new(schema, vec![ids]).unwrap();
         let batch = Batch { table: Arc::clone(&planned.source), op: Op::Upsert, rows };
-        let shaped = shape(&batch, &plan, &planned).unwrap().rows;
+        let shaped = shape(&batch, &plan, &planned, &planned.target).unwrap().rows;
         let stamp = TimestampMicrosecondArray::from(vec![7, 7]).with_timezone("UTC");
         assert_eq!(shaped.column(0).as_ref(), &stamp as &dyn arrow_array::Array);
         let name = StringArray::from(vec!["shop", "shop"]);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use highwater_core::{Destination, MetadataColumns, NullCursor, ReadMode, WriteMode};
+use highwater_core::{
+    Destination, MetadataColumns, NullCursor, ReadMode, Table, Transformer, WriteMode,
+};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -62,8 +64,70 @@ pub struct Target {
     pub write_mode: WriteMode,
     /// Columns that are added to every row.
     pub metadata_columns: MetadataColumns,
+    /// The value of `_cq_sync_group_id`, where there is one.
+    pub sync_group_id: Option<String>,
+    /// Which primary key the tables get.
+    pub key: KeyChoice,
     /// Whether tables and columns may be created and altered (`false`: `--no-migrate`).
     pub may_migrate: bool,
+    /// Whether a table that cannot be altered may be dropped and made anew
+    /// (`migrate_mode: forced`).
+    pub may_recreate: bool,
+    /// What rows go through before they are written, in order.
+    pub transformers: Vec<Arc<dyn Transformer>>,
+}
+
+impl Target {
+    /// A destination with the settings that most have: `overwrite`, no columns added, no
+    /// transformers, schema changes that lose nothing.
+    pub fn new(name: impl Into<String>, destination: Arc<dyn Destination>) -> Self {
+        Self {
+            name: name.into(),
+            destination,
+            backend: None,
+            write_mode: WriteMode::Overwrite,
+            metadata_columns: MetadataColumns::None,
+            sync_group_id: None,
+            key: KeyChoice::Source,
+            may_migrate: true,
+            may_recreate: false,
+            transformers: Vec::new(),
+        }
+    }
+}
+
+/// Which primary key a destination's tables get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeyChoice {
+    /// The source's, or the one that the user names.
+    #[default]
+    Source,
+    /// `_cq_id` alone (`pk_mode: cq-id-only`); none where a table has no such column.
+    RowId,
+}
+
+/// Cursors that the source keeps as rows of a table (CloudQuery's `backend_options`).
+#[derive(Clone)]
+pub struct StateTable {
+    /// The table, by [`crate::state_table::table`].
+    pub table: Table,
+    /// Where it is.
+    pub keeper: Keeper,
+}
+
+/// The destination that keeps a [`StateTable`].
+#[derive(Clone)]
+pub enum Keeper {
+    /// One of the sync's own destinations, by its index: rows and cursors are committed together
+    /// where it can.
+    Target(usize),
+    /// Another one.
+    Apart {
+        /// Its name in the configuration.
+        name: String,
+        /// The destination.
+        destination: Arc<dyn Destination>,
+    },
 }
 
 /// What to sync.
@@ -77,6 +141,8 @@ pub struct SyncRequest {
     pub skip_tables: Vec<String>,
     /// The destinations, at least one.
     pub targets: Vec<Target>,
+    /// Where the source keeps its cursors, if it does that itself.
+    pub state_table: Option<StateTable>,
 }
 
 /// How to run it.

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Schema, TimeUnit};
-use highwater_core::plan::SYNC_TIME;
+use arrow_schema::{Field, Schema};
 use highwater_core::{
-    Destination, Error, Instant, Plan, ReadMode, Result, SchemaChange, Source, State, StateStore,
-    Table, TablePlan, WriteMode,
+    CursorKey, Destination, Error, ErrorKind, Instant, Plan, ReadMode, Result, SchemaChange,
+    Source, State, StateStore, Table, TablePlan, WriteMode,
 };
 
+use crate::adopt;
 use crate::draft::Drafter;
 use crate::options::{SyncRequest, Target};
 use crate::schema;
@@ -45,7 +45,10 @@ pub async fn plan(source: &dyn Source, request: &SyncRequest) -> Result<Vec<Plan
     let mut plans = Vec::new();
     for target in &request.targets {
         let drafts = selector.drafts(target).await?;
-        let state = state_store(target)?.look(&state_key(request, target)).await?;
+        let mut state = state_store(target)?.look(&state_key(request, target)).await?;
+        if let Some(table) = &request.state_table {
+            state.cursors.insert(CursorKey::Global, table.load(request, false).await?);
+        }
         plans.push(selector.fit(target, drafts, &state).await?);
     }
     Ok(plans)
@@ -129,6 +132,7 @@ impl<'a> Selector<'a> {
             sync_id: self.run.id.clone(),
             started_at: self.started_at(state),
             state_with_data: target.backend.is_none(),
+            sync_group_id: target.sync_group_id.clone(),
             tables,
         };
         Ok(Planned { plan, refused })
@@ -150,9 +154,9 @@ impl<'a> Selector<'a> {
         existing: Option<highwater_core::ExistingTable>,
     ) -> Result<()> {
         let record = state.tables.get(draft.name());
-        let resumes =
-            draft.read_mode == ReadMode::Incremental && !state.cursors_of(draft.name()).is_empty();
-        if resumes {
+        let knows = target.destination.capabilities().describes_tables;
+        let resumes = resumes(draft, state);
+        if resumes && knows {
             schema::check_identity(draft, record, existing.as_ref())?;
         }
         if let Some(existing) = &existing {
@@ -161,10 +165,23 @@ impl<'a> Selector<'a> {
         }
         let destination: &dyn Destination = target.destination.as_ref();
         if let Some(existing) = &existing {
-            keep_stamp_type(draft, &existing.table);
+            adopt::types(draft, &existing.table);
         }
-        draft.changes = schema::changes(destination, draft, existing.map(|e| e.table).as_ref())?;
+        let existing = existing.map(|e| e.table);
+        draft.changes = match schema::changes(destination, draft, existing.as_ref()) {
+            Err(error) if error.kind() == ErrorKind::Schema && target.may_recreate => {
+                if resumes {
+                    return Err(recreate_would_lose(draft, error));
+                }
+                draft.notes.push(format!("The table is dropped and made anew: {error}."));
+                vec![SchemaChange::Recreate]
+            }
+            changes => changes?,
+        };
         note_new_columns(draft);
+        if !knows && !target.may_migrate {
+            draft.changes.clear();
+        }
         if !draft.changes.is_empty() && !target.may_migrate {
             return Err(Error::schema(
                 "The destination table would have to be changed, and --no-migrate forbids it",
@@ -177,22 +194,25 @@ impl<'a> Selector<'a> {
     }
 }
 
-/// The time stamp of a sync takes the type that the destination's table has for it: CloudQuery
-/// makes it without a zone there.
-fn keep_stamp_type(draft: &mut TablePlan, existing: &Table) {
-    let Some(there) = existing.field(SYNC_TIME) else { return };
-    let is_stamp = draft.source.field(SYNC_TIME).is_none()
-        && draft.target.field(SYNC_TIME).is_some()
-        && there.data_type() == &DataType::Timestamp(TimeUnit::Microsecond, None);
-    if !is_stamp {
-        return;
-    }
-    let target = Arc::make_mut(&mut draft.target);
-    let fields = target.schema.fields().iter().map(|field| match field.name().as_str() {
-        SYNC_TIME => Arc::new(Field::new(SYNC_TIME, there.data_type().clone(), true)),
-        _ => Arc::clone(field),
-    });
-    target.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+/// Whether the read of a table goes on where an earlier sync ended.
+fn resumes(draft: &TablePlan, state: &State) -> bool {
+    let kept_by_source = state.cursors.get(&CursorKey::Global).is_some_and(|c| !c.0.is_null())
+        && state.tables.contains_key(draft.name());
+    draft.read_mode == ReadMode::Incremental
+        && (kept_by_source || !state.cursors_of(draft.name()).is_empty())
+}
+
+/// A table that is dropped loses rows that the cursor says were delivered.
+fn recreate_would_lose(draft: &TablePlan, error: Error) -> Error {
+    Error::schema(
+        "The table would have to be made anew, and the cursor says that its rows were delivered",
+    )
+    .context("table", draft.name())
+    .context("because", error)
+    .hint(format!(
+        "to copy the table again from the beginning: `highwater state reset … --table {}`",
+        draft.name()
+    ))
 }
 
 /// Rows that were delivered before a column came have no value in it.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::LEASE_RENEWAL_SECONDS;
 use highwater_core::{
-    Committed, Completion, Error, ErrorKind, Fence, Instant, LeaseRequest, Owner, Partition, Plan,
-    Result, Source, State, TableName, TablePlan,
+    Committed, Completion, CursorKey, Error, ErrorKind, Fence, Instant, LeaseRequest, Owner,
+    Partition, Plan, Result, Source, State, TableName, TablePlan,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
@@ -21,7 +21,7 @@ use crate::ledger::Ledger;
 use crate::options::{RunOptions, SyncRequest, Target};
 use crate::planning::{self, Selector, state_key, state_store};
 use crate::summary::Summary;
-use crate::sync::{copy, task_ended};
+use crate::sync::{Copied, copy, task_ended};
 
 /// More writers than this at one destination help nobody.
 const WRITERS_LIMIT: usize = 1024;
@@ -63,7 +63,7 @@ struct Job {
 /// How a job ended.
 struct Done {
     partition: Partition,
-    read: Result<Completion>,
+    read: Result<Copied>,
     lanes: Vec<(usize, LaneOutcome)>,
 }
 
@@ -122,11 +122,21 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         let target = &self.request.targets[index];
         let store = state_store(target)?;
-        let state = store.open(&state_key(self.request, target), lease).await?;
+        let mut state = store.open(&state_key(self.request, target), lease).await?;
         crash::at(CrashPoint::LeaseTaken);
         let fence = state.fence.clone().ok_or_else(|| {
             Error::internal("The state store gave no fence").context("destination", &target.name)
         })?;
+        if let Some(table) = &self.request.state_table {
+            // The rows of the table are the truth, whatever else was remembered.
+            match table.load(self.request, true).await {
+                Ok(cursor) => drop(state.cursors.insert(CursorKey::Global, cursor)),
+                Err(error) => {
+                    release_quietly(store.release(&fence).await);
+                    return Err(error);
+                }
+            }
+        }
         let planned = match selector.fit(target, drafts, &state).await {
             Ok(planned) => planned,
             Err(error) => {
@@ -174,12 +184,18 @@ impl<'a> Run<'a> {
         let seats: Vec<_> =
             self.seats.iter().map(|(i, s)| (*i, Arc::clone(&s.plan), &s.state)).collect();
         let mut jobs = Vec::new();
-        for group in groups::by_position(&seats) {
+        let groups = if self.source.reads_as_one() {
+            groups::as_one(&seats)
+        } else {
+            groups::by_position(&seats)
+        };
+        for group in groups {
             let site = Arc::new(Site {
                 plan: Arc::new(group.plan),
                 state: Arc::new(group.state),
                 options: self.options.clone(),
-                covers_every_target: group.seats.len() == self.request.targets.len(),
+                targets: self.request.targets.len(),
+                state_table: self.request.state_table.clone(),
             });
             for partition in self.source.partitions(&site.plan, &site.state).await? {
                 self.ledger.expect(&partition.tables, &group.seats);
@@ -216,8 +232,7 @@ impl<'a> Run<'a> {
             // Always in the order of the request, so that two jobs never wait for each other.
             for (index, target, plan, fence, writers) in seats {
                 permits.extend(writers.acquire_owned().await.ok());
-                let opened =
-                    Lane::open(index, &target, plan, &job.partition, &fence, &job.site.options);
+                let opened = Lane::open(index, &target, plan, &job.partition, &fence, &job.site);
                 match opened.await {
                     Ok(lane) => lanes.push(lane),
                     Err(error) => failed.push((
@@ -227,7 +242,7 @@ impl<'a> Run<'a> {
                 }
             }
             let read = if lanes.is_empty() {
-                Ok(Completion::Stopped)
+                Ok(Copied { completion: Completion::Stopped, failed: Vec::new() })
             } else {
                 copy(&source, &job.partition, &mut lanes, &job.site).await
             };
@@ -239,15 +254,21 @@ impl<'a> Run<'a> {
 
     /// Books what a job did, and finishes the tables that are complete with it.
     async fn settle(&mut self, done: Done) {
-        for (index, outcome) in done.lanes {
+        let (complete, failed, error) = match &done.read {
+            Ok(copied) => (copied.completion == Completion::Complete, &copied.failed[..], None),
+            Err(error) => (false, &[][..], Some(error)),
+        };
+        for (index, outcome) in &done.lanes {
+            let index = *index;
             if outcome.error.as_ref().is_some_and(|e| e.kind() == ErrorKind::Fenced) {
                 self.options.stop.stop();
             }
-            let complete = matches!(done.read, Ok(Completion::Complete));
+            for (table, error) in failed {
+                self.ledger.table_failed(index, table, error, self.options);
+            }
             for table in &done.partition.tables {
-                self.ledger.book(index, table, &outcome);
-                let error = outcome.error.as_ref().or(done.read.as_ref().err());
-                if let Some(error) = error {
+                self.ledger.book(index, table, outcome);
+                if let Some(error) = outcome.error.as_ref().or(error) {
                     self.ledger.table_failed(index, table, error, self.options);
                 } else if complete && self.ledger.partition_done(index, table) {
                     self.finish(index, table).await;

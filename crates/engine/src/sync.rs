@@ -11,14 +11,15 @@ use std::time::Duration;
 use futures::future::join_all;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Batch, Checkpoint, Completion, Error, Message, Output, Partition, Result, Source,
+    Batch, Checkpoint, Completion, Error, Message, Output, Partition, Result, Source, TableName,
 };
 
 use crate::events::Event;
 use crate::lanes::{Lane, Site};
-use crate::options::{RunOptions, SyncRequest};
+use crate::options::{Keeper, RunOptions, StateTable, SyncRequest};
 use crate::planning;
 use crate::run::Run;
+use crate::state_table;
 use crate::summary::Summary;
 
 /// Messages between a source and its writers: enough to keep both busy, few enough to keep
@@ -47,6 +48,14 @@ pub async fn sync(
     Ok(run.into_summary(&identity))
 }
 
+/// How the copy of a partition ended.
+pub(crate) struct Copied {
+    /// How the read ended.
+    pub(crate) completion: Completion,
+    /// The tables that the source could not read completely.
+    pub(crate) failed: Vec<(TableName, Arc<Error>)>,
+}
+
 /// Copies one partition: reads it once and writes it to every lane.
 ///
 /// A lane is a destination's part in it. A lane that fails is left behind with its error and its
@@ -56,26 +65,33 @@ pub(crate) async fn copy(
     partition: &Partition,
     lanes: &mut [Lane],
     site: &Site,
-) -> Result<Completion> {
+) -> Result<Copied> {
     let (output, mut messages) =
         Output::bounded(MESSAGES_IN_FLIGHT, Arc::clone(&site.options.stop.flag));
     let reading = site.spawn_read(Arc::clone(source), partition.clone(), output);
     let mut out_of_patience = pin!(site.stopped_for(STOP_PATIENCE));
+    let mut failed = Vec::new();
     loop {
         let message = tokio::select! {
             message = messages.recv() => message,
-            () = &mut out_of_patience => return Ok(Completion::Stopped),
+            () = &mut out_of_patience => {
+                return Ok(Copied { completion: Completion::Stopped, failed });
+            }
         };
         match message {
-            Some(Message::Batch(batch)) => write(lanes, &batch, site).await,
+            Some(Message::Batch(batch)) => write(lanes, &batch, site).await?,
+            Some(Message::Delete(deletion)) => {
+                join_all(lanes.iter_mut().map(|lane| lane.delete(&deletion))).await;
+            }
             Some(Message::Checkpoint(checkpoint)) => {
                 commit(source, lanes, &checkpoint, site).await?;
             }
+            Some(Message::Failed { table, error }) => failed.push((table, error)),
             None => break,
         }
         if lanes.iter().all(Lane::has_failed) {
             // Nobody is left to write to. Dropping the receiver ends the read.
-            return Ok(Completion::Stopped);
+            return Ok(Copied { completion: Completion::Stopped, failed });
         }
     }
     let completion = reading.await?;
@@ -83,14 +99,19 @@ pub(crate) async fn copy(
         // A full refresh has no cursor; its rows are covered because the read is complete.
         commit(source, lanes, &Checkpoint::default(), site).await?;
     }
-    Ok(completion)
+    Ok(Copied { completion, failed })
 }
 
-async fn write(lanes: &mut [Lane], batch: &Batch, site: &Site) {
-    site.options
-        .observer
-        .event(&Event::RowsRead { table: &batch.table.name, rows: batch.rows.num_rows() as u64 });
+async fn write(lanes: &mut [Lane], batch: &Batch, site: &Site) -> Result<()> {
+    let table = &batch.table.name;
+    if !site.plan.tables.contains_key(table) {
+        return Err(Error::internal("The source sent rows of a table that is not in the plan")
+            .context("table", table));
+    }
+    let rows = batch.rows.num_rows() as u64;
+    site.options.observer.event(&Event::RowsRead { table, rows });
     join_all(lanes.iter_mut().map(|lane| lane.write(batch))).await;
+    Ok(())
 }
 
 /// Commits rows and cursors in every lane, saves cursors that are kept apart from the data, and
@@ -101,11 +122,43 @@ async fn commit(
     checkpoint: &Checkpoint,
     site: &Site,
 ) -> Result<()> {
-    join_all(lanes.iter_mut().map(|lane| lane.commit(checkpoint))).await;
-    if site.covers_every_target && !lanes.iter().any(Lane::has_failed) {
+    match &site.state_table {
+        None => drop(join_all(lanes.iter_mut().map(|lane| lane.commit(checkpoint))).await),
+        Some(table) => commit_with_table(lanes, checkpoint, table, site).await?,
+    }
+    if lanes.len() == site.targets && !lanes.iter().any(Lane::has_failed) {
         crash::at(CrashPoint::Acknowledge);
         source.acknowledge(checkpoint).await?;
         crash::at(CrashPoint::Acknowledged);
+    }
+    Ok(())
+}
+
+/// Commits where the source keeps its cursors as rows of a table: one position for all
+/// destinations. The destination that has the table is last, and the cursor goes into its
+/// transaction if all others have the rows; a table elsewhere is written after all of them.
+async fn commit_with_table(
+    lanes: &mut [Lane],
+    checkpoint: &Checkpoint,
+    table: &StateTable,
+    site: &Site,
+) -> Result<()> {
+    let (plain, kept) = state_table::split(checkpoint);
+    let others = lanes.iter_mut().filter(|lane| !lane.is_keeper);
+    join_all(others.map(|lane| lane.commit(&plain))).await;
+    let others_have_it = lanes.len() == site.targets
+        && lanes.iter().all(|lane| lane.is_keeper || !lane.has_failed());
+    if let Some(keeper) = lanes.iter_mut().find(|lane| lane.is_keeper) {
+        let batch = kept.as_ref().map(|cursor| table.batch(cursor)).transpose()?.flatten();
+        if let (true, Some(batch)) = (others_have_it, batch) {
+            keeper.keep(batch).await;
+        }
+        keeper.commit(&plain).await;
+    } else if let (Keeper::Apart { destination, .. }, Some(cursor)) = (&table.keeper, &kept)
+        && others_have_it
+        && let Some(lane) = lanes.first()
+    {
+        table.save_apart(destination.as_ref(), lane.fence(), cursor).await?;
     }
     Ok(())
 }

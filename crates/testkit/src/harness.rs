@@ -77,7 +77,7 @@ impl Reading {
     pub fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.messages.iter().filter_map(|message| match message {
             Message::Batch(batch) => Some(batch),
-            Message::Checkpoint(_) => None,
+            _ => None,
         })
     }
 
@@ -85,7 +85,7 @@ impl Reading {
     pub fn checkpoints(&self) -> impl Iterator<Item = &Checkpoint> {
         self.messages.iter().filter_map(|message| match message {
             Message::Checkpoint(checkpoint) => Some(checkpoint),
-            Message::Batch(_) => None,
+            _ => None,
         })
     }
 

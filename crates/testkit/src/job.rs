@@ -9,8 +9,8 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray,
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use highwater_core::guarantee::guarantee;
 use highwater_core::{
-    Batch, Checkpoint, Committed, CursorKey, Destination, Error, Fence, Guarantee, Instant,
-    LeaseRequest, LogicalType, NullCursor, Op, Owner, Partition, Plan, ReadMode, Result,
+    Batch, Checkpoint, Committed, CommittedTables, CursorKey, Destination, Error, Fence, Guarantee,
+    Instant, LeaseRequest, LogicalType, NullCursor, Op, Owner, Partition, Plan, ReadMode, Result,
     SchemaChange, Source, SourceDelivery, State, Table, TableName, TablePlan, WriteMode, Writer,
 };
 use serde_json::{Value, json};
@@ -105,6 +105,7 @@ impl Job {
             target.primary_key.clear();
         }
         TablePlan {
+            untransformed: None,
             target: Arc::new(target),
             read_mode: self.read_mode,
             write_mode: self.write_mode,
@@ -123,6 +124,7 @@ impl Job {
     fn plan_of(&self, table: TablePlan, state_with_data: bool) -> Plan {
         static RUNS: AtomicU64 = AtomicU64::new(1);
         Plan {
+            sync_group_id: None,
             sync: self.sync.clone(),
             sync_id: format!("run-{}", RUNS.fetch_add(1, Ordering::Relaxed)),
             started_at: self.started_at.unwrap_or_else(Instant::now),
@@ -316,7 +318,7 @@ impl Run {
         for Change(op, rows) in changes {
             writer.write(self.batch(*op, rows)).await?;
         }
-        writer.commit(&self.checkpoint(position)).await
+        Ok(total(&writer.commit(&self.checkpoint(position)).await?))
     }
 
     /// As [`Self::try_commit`].
@@ -344,6 +346,14 @@ impl Run {
             store.release(&self.fence).await.unwrap_or_else(|e| panic!("{}", e.full_message()));
         }
     }
+}
+
+/// What a commit did, all tables together.
+pub fn total(committed: &CommittedTables) -> Committed {
+    committed.values().fold(Committed::default(), |mut sum, table| {
+        sum += *table;
+        sum
+    })
 }
 
 /// Rows on their way to a writer.

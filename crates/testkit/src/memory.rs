@@ -13,9 +13,9 @@ use arrow_array::RecordBatch;
 use arrow_schema::Field;
 use async_trait::async_trait;
 use highwater_core::{
-    Batch, Capabilities, Checkpoint, Committed, Destination, DestinationDelivery, Error,
-    ExistingTable, Fence, LogicalType, Op, Partition, Plan, Result, SchemaChange, StateStore,
-    TableName, TablePlan, WriteMode, Writer,
+    Batch, Capabilities, Checkpoint, Committed, CommittedTables, Destination, DestinationDelivery,
+    Error, ExistingTable, Fence, LogicalType, Op, Partition, Plan, Result, SchemaChange,
+    StateStore, TableName, TablePlan, WriteMode, Writer,
 };
 
 use faults::Faults;
@@ -84,6 +84,7 @@ impl Memory {
 impl Destination for Memory {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            describes_tables: true,
             write_modes: WriteMode::ALL,
             write_modes_note: "",
             delivery: DestinationDelivery::Atomic,
@@ -193,7 +194,7 @@ impl Writer for MemoryWriter {
             .await
     }
 
-    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<Committed> {
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         let staged = std::mem::take(&mut self.staged);
         let rows: usize = staged.iter().map(|batch| batch.rows.num_rows()).sum();
         let cursors: Vec<_> =
@@ -203,11 +204,12 @@ impl Writer for MemoryWriter {
         self.memory
             .atomically(Operation::Commit, &detail, |contents| {
                 contents.check_fence(plan, fence)?;
-                let mut committed = Committed::default();
+                let mut committed = CommittedTables::new();
                 for table in partition.tables.iter().filter_map(|name| plan.tables.get(name)) {
                     let batches: Vec<_> =
                         staged.iter().filter(|b| b.table.name == *table.name()).collect();
-                    committed += contents.merge(plan, table, fence, &batches)?;
+                    let merged = contents.merge(plan, table, fence, &batches)?;
+                    committed.insert(table.name().clone(), merged);
                     let rows: usize = batches.iter().map(|b| b.rows.num_rows()).sum();
                     contents.record(plan, table, fence, rows as u64);
                 }

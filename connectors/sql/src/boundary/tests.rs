@@ -24,6 +24,7 @@ fn plan(cursor: DataType, columns: &[&str]) -> TablePlan {
     });
     let table = Arc::new(Table::new(TableName::new("t"), fields.collect()));
     TablePlan {
+        untransformed: None,
         source: table.clone(),
         target: table,
         read_mode: ReadMode::Incremental,

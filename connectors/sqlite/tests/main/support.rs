@@ -82,6 +82,7 @@ impl File {
 pub fn planned(table: Table, cursor: Option<&str>) -> TablePlan {
     let table = Arc::new(table);
     TablePlan {
+        untransformed: None,
         source: table.clone(),
         target: table,
         read_mode: if cursor.is_some() { ReadMode::Incremental } else { ReadMode::FullRefresh },
@@ -99,6 +100,7 @@ pub fn planned(table: Table, cursor: Option<&str>) -> TablePlan {
 
 pub fn plan_of(table: TablePlan) -> Plan {
     Plan {
+        sync_group_id: None,
         sync: "shop".into(),
         sync_id: "1".into(),
         started_at: Instant(1_000_000),
@@ -123,6 +125,7 @@ pub async fn read(
             match message {
                 Message::Batch(batch) => batches.push(batch.rows),
                 Message::Checkpoint(checkpoint) => last = checkpoint,
+                other => panic!("{other:?}"),
             }
         }
         (batches, last)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use highwater_core::{Destination, Error, MetadataColumns, ReadMode, Table, TableName, WriteMode};
+use highwater_core::{Destination, Error, ReadMode, Table, TableName, WriteMode};
 use highwater_engine::{
     RunOptions, Silent, StopSignal, Summary, SyncRequest, TableOptions, Target, sync,
 };
@@ -35,6 +35,7 @@ impl Bench {
             }],
             skip_tables: vec![],
             targets: vec![target("d", &memory)],
+            state_table: None,
         };
         let options = RunOptions {
             take_over: false,
@@ -71,14 +72,8 @@ impl Bench {
 }
 
 pub(crate) fn target(name: &str, memory: &Memory) -> Target {
-    Target {
-        name: name.into(),
-        destination: Arc::new(memory.clone()) as Arc<dyn Destination>,
-        backend: None,
-        write_mode: WriteMode::Append,
-        metadata_columns: MetadataColumns::None,
-        may_migrate: true,
-    }
+    let destination = Arc::new(memory.clone()) as Arc<dyn Destination>;
+    Target { write_mode: WriteMode::Append, ..Target::new(name, destination) }
 }
 
 /// Rows `ids` of table `t`, whose cursor is their id.

@@ -69,7 +69,7 @@ impl Stored {
 
     fn change(&mut self, change: &SchemaChange, key: &[String]) -> Result<()> {
         match change {
-            SchemaChange::CreateTable => Ok(()),
+            SchemaChange::CreateTable | SchemaChange::Recreate => Ok(()),
             SchemaChange::AddKey => {
                 self.table.primary_key = key.to_vec();
                 Ok(())

@@ -244,6 +244,7 @@ pub async fn a_read_is_taken_up_at_every_checkpoint(harness: &dyn Harness) {
                 let all: Vec<_> = before.iter().chain(&rest).cloned().collect();
                 assert_same(&all, std::slice::from_ref(&sample.rows));
             }
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -78,7 +78,7 @@ pub async fn the_parts_of_a_table_have_every_row_once(harness: &dyn Harness) {
         assert_eq!(completion, Completion::Complete);
         rows.extend(messages.into_iter().filter_map(|message| match message {
             Message::Batch(batch) => Some(batch.rows),
-            Message::Checkpoint(_) => None,
+            _ => None,
         }));
     }
     assert_same(&rows, &[sample.rows]);
