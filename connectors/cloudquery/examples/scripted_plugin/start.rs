@@ -1,0 +1,56 @@
+//! How the process starts and how it ends.
+//!
+//! `note=FILE`: each start appends its process id and its arguments to the file as a line.
+//! `child=FILE`: starts a process that never ends, and writes its id into the file.
+//! `exit=CODE`: ends at once. `no-unix`: ends if it is to listen on a socket, as Python plugins do.
+//! `hang`: never listens. `deaf`: listens and never answers. `stubborn`: does not heed SIGINT.
+//! `end=CODE`: the exit code after a SIGINT.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::script::Script;
+
+pub fn before_listening(script: &Script) {
+    if let Some(file) = script.value("note") {
+        let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
+        let line = format!("{} {}\n", std::process::id(), script.arguments().join(" "));
+        file.write_all(line.as_bytes()).unwrap();
+    }
+    if let Some(file) = script.value("child") {
+        let child = std::process::Command::new("sleep").arg("100000").spawn().unwrap();
+        std::fs::write(file, child.id().to_string()).unwrap();
+    }
+    if let Some(code) = script.number("exit") {
+        eprintln!("first line of trouble\nthe reason: postgres://me:hunter2@host/db is down");
+        std::process::exit(code);
+    }
+    if script.has("no-unix") && script.network() == "unix" {
+        println!(r#"{{"level":"error","message":"cannot listen on a path"}}"#);
+        eprintln!("RuntimeError: Failed to bind to address {}", script.address());
+        std::process::exit(1);
+    }
+    if script.has("hang") {
+        std::thread::sleep(Duration::from_secs(100_000));
+    }
+    if script.has("deaf") {
+        let _unix = std::os::unix::net::UnixListener::bind(script.address());
+        let _tcp = std::net::TcpListener::bind(script.address());
+        std::thread::sleep(Duration::from_secs(100_000));
+    }
+}
+
+/// Resolves when the process is to end.
+pub async fn end(script: &Script) {
+    tokio::signal::ctrl_c().await.unwrap();
+    if script.has("stubborn") {
+        std::future::pending::<()>().await;
+    }
+    if let Some(code) = script.number("end") {
+        std::process::exit(code);
+    }
+}
+
+pub fn after_serving(script: &Script) {
+    println!(r#"{{"level":"info","message":"good bye from {}"}}"#, script.network());
+}

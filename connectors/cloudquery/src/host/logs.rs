@@ -1,0 +1,288 @@
+//! The lines that a plugin prints: read at once whatever they hold, counted, and passed on.
+//!
+//! A plugin that is not read blocks, so nothing here waits for anything but the next bytes; and a
+//! line without an end must not fill the memory, so no line is kept beyond its limit. The text
+//! goes to `tracing` under the target `plugin`, never to our stdout.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Map, Value};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::words::said;
+
+/// A longer line is cut.
+const LINE_BYTES: usize = 4096;
+/// What is left of a longer line.
+const CUT_CHARACTERS: usize = 1000;
+/// How many of the last lines an error shows.
+const LAST_LINES: usize = 5;
+/// How much of each of the last lines an error shows.
+const LAST_CHARACTERS: usize = 300;
+/// How many lines are held back at most while nobody knows whether they matter.
+const HELD_LINES: usize = 200;
+
+/// How many errors and warnings a plugin has logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogCounts {
+    /// Lines of level error and worse.
+    pub errors: u64,
+    /// Lines of level warning.
+    pub warnings: u64,
+}
+
+/// What one plugin has printed so far: the counts and the last lines.
+#[derive(Debug, Default)]
+pub(super) struct LogBook {
+    plugin: String,
+    errors: AtomicU64,
+    warnings: AtomicU64,
+    last: Mutex<VecDeque<String>>,
+    /// Lines that wait for [`LogBook::release`]; `None` when lines are passed on at once.
+    held: Mutex<Option<Vec<Line>>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    level: Level,
+    message: String,
+    fields: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl LogBook {
+    pub(super) fn new(plugin: &str) -> Self {
+        let mut book = Self::default();
+        plugin.clone_into(&mut book.plugin);
+        book
+    }
+
+    pub(super) fn counts(&self) -> LogCounts {
+        LogCounts {
+            errors: self.errors.load(Ordering::Relaxed),
+            warnings: self.warnings.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The last lines, oldest first, each cut; for the error about a plugin that ended.
+    pub(super) fn last_lines(&self) -> String {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
+    }
+
+    /// From now on lines are held back: this start may be given up for another one. If it is,
+    /// they are shown as debug output and not counted.
+    pub(super) fn hold(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// Passes on the lines held back, and from now on every line at once.
+    pub(super) fn release(&self) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for line in held.into_iter().flatten() {
+            self.pass_on(&line);
+        }
+    }
+
+    fn line(&self, line: &[u8], overlong: bool) {
+        let text = String::from_utf8_lossy(line);
+        let (level, message, fields) = match serde_json::from_str::<Map<String, Value>>(&text) {
+            Ok(object) => structured(object),
+            Err(_) => (Level::Info, text.into_owned(), String::new()),
+        };
+        let limit = if overlong { CUT_CHARACTERS } else { LINE_BYTES };
+        let (message, fields) = (said(&message, limit), said(&fields, limit));
+        if message.is_empty() && fields.is_empty() {
+            return;
+        }
+        self.keep(said(&message, LAST_CHARACTERS));
+        let line = Line { level, message, fields };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.as_mut() {
+            Some(lines) if lines.len() < HELD_LINES => lines.push(line),
+            _ => {
+                drop(held);
+                self.pass_on(&line);
+            }
+        }
+    }
+
+    fn pass_on(&self, Line { level, message, fields }: &Line) {
+        let plugin = self.plugin.as_str();
+        match level {
+            Level::Trace => tracing::trace!(target: "plugin", plugin, fields, "{message}"),
+            Level::Debug => tracing::debug!(target: "plugin", plugin, fields, "{message}"),
+            Level::Info => tracing::info!(target: "plugin", plugin, fields, "{message}"),
+            Level::Warn => {
+                self.warnings.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(target: "plugin", plugin, fields, "{message}");
+            }
+            Level::Error => {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(target: "plugin", plugin, fields, "{message}");
+            }
+        }
+    }
+
+    fn keep(&self, line: String) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+}
+
+impl Drop for LogBook {
+    fn drop(&mut self) {
+        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        for Line { message, fields, .. } in held.into_iter().flatten() {
+            tracing::debug!(target: "plugin", plugin = self.plugin, fields, "{message}");
+        }
+    }
+}
+
+/// Level, message and the other fields of a JSON line. The SDKs name them differently.
+fn structured(mut object: Map<String, Value>) -> (Level, String, String) {
+    let mut take = |keys: [&str; 2]| {
+        keys.iter().find_map(|key| match object.get(*key) {
+            Some(Value::String(_)) => object.remove(*key).and_then(|v| match v {
+                Value::String(text) => Some(text),
+                _ => None,
+            }),
+            _ => None,
+        })
+    };
+    let level = match take(["level", "severity"]).unwrap_or_default().to_ascii_lowercase().as_str()
+    {
+        "trace" | "silly" => Level::Trace,
+        "debug" | "verbose" => Level::Debug,
+        "warn" | "warning" => Level::Warn,
+        "error" | "fatal" | "panic" | "critical" => Level::Error,
+        _ => Level::Info,
+    };
+    let message = take(["message", "event"]).unwrap_or_default();
+    let fields = if object.is_empty() { String::new() } else { Value::Object(object).to_string() };
+    (level, message, fields)
+}
+
+/// Reads lines until the other end closes, and enters them in the book.
+pub(super) async fn follow(mut from: impl AsyncRead + Unpin, book: &LogBook) {
+    let mut buffer = vec![0_u8; 16 * 1024];
+    let mut lines = Lines::default();
+    // A read that fails says the same as an end: there is nothing more to read.
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        lines.take(&buffer[..count], |line, overlong| book.line(line, overlong));
+    }
+    lines.end(|line, overlong| book.line(line, overlong));
+}
+
+/// Cuts bytes into lines and keeps at most [`LINE_BYTES`] of each.
+#[derive(Debug, Default)]
+struct Lines {
+    line: Vec<u8>,
+    overlong: bool,
+}
+
+impl Lines {
+    fn take(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
+        while let Some(end) = bytes.iter().position(|&b| b == b'\n') {
+            self.add(&bytes[..end]);
+            self.end(&mut each);
+            bytes = &bytes[end + 1..];
+        }
+        self.add(bytes);
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let room = LINE_BYTES - self.line.len();
+        self.overlong |= bytes.len() > room;
+        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn end(&mut self, mut each: impl FnMut(&[u8], bool)) {
+        if !self.line.is_empty() {
+            each(&self.line, self.overlong);
+        }
+        self.line.clear();
+        self.overlong = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn levels_are_counted_and_the_last_lines_kept() {
+        let book = LogBook::new("p");
+        let text = [
+            r#"{"level":"info","message":"one"}"#,
+            r#"{"level":"error","message":"two","module":"x"}"#,
+            r#"{"level":"warning","event":"three"}"#,
+            r#"{"level":"warn","message":"four"}"#,
+            r#"{"level":7,"message":{"odd":1}}"#,
+            "",
+            "Traceback: plain text with postgres://me:pw@h/db",
+            r#"{"level":"fatal","message":"six, and no newline"}"#,
+        ]
+        .join("\n");
+        follow(text.as_bytes(), &book).await;
+        assert_eq!(book.counts(), LogCounts { errors: 2, warnings: 2 });
+        let last = book.last_lines();
+        assert!(last.ends_with(
+            "three | four |  | Traceback: plain text with postgres://me:***@h/db | six, and no newline"
+        ), "{last}");
+    }
+
+    #[tokio::test]
+    async fn lines_held_back_count_once_they_are_released() {
+        let book = LogBook::new("p");
+        book.hold();
+        let lines = r#"{"level":"error","message":"x"}
+"#;
+        follow(lines.repeat(2).as_bytes(), &book).await;
+        assert_eq!(book.counts().errors, 0);
+        assert_eq!(book.last_lines(), "x | x");
+        book.release();
+        follow(lines.as_bytes(), &book).await;
+        assert_eq!(book.counts().errors, 3);
+    }
+
+    #[tokio::test]
+    async fn garbage_neither_crashes_nor_grows() {
+        let book = LogBook::new("p");
+        let mut bytes = vec![0_u8; 100];
+        bytes.extend([0xff, 0xfe, b'\n', b'{', b'\n']);
+        bytes.extend(b"[".repeat(4000));
+        bytes.push(b'\n');
+        bytes.extend(vec![b'x'; 10 << 20]);
+        follow(bytes.as_slice(), &book).await;
+        assert_eq!(book.counts(), LogCounts::default());
+        assert!(book.last_lines().len() < LAST_LINES * (LAST_CHARACTERS + 10));
+    }
+
+    #[test]
+    fn a_line_is_cut_at_its_limit_wherever_the_reads_end() {
+        let mut seen = Vec::new();
+        let mut lines = Lines::default();
+        let text =
+            [b"a".repeat(LINE_BYTES), b"b".repeat(LINE_BYTES + 1), b"c".to_vec()].join(&b'\n');
+        for piece in text.chunks(1000) {
+            lines.take(piece, |line, overlong| seen.push((line[0], line.len(), overlong)));
+        }
+        lines.end(|line, overlong| seen.push((line[0], line.len(), overlong)));
+        assert_eq!(seen, [(b'a', LINE_BYTES, false), (b'b', LINE_BYTES, true), (b'c', 1, false)]);
+    }
+}

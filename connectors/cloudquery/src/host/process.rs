@@ -1,0 +1,353 @@
+//! A plugin's process: started in a group of its own, watched, and never left behind.
+//!
+//! Whatever the plugin starts stays in its process group, which is killed as a whole when the
+//! plugin is stopped, dropped or ends by itself. For the case that highwater itself is killed, a
+//! *guard* stands by: a small shell that waits for the end of a pipe that only we hold open, and
+//! then kills the group. (The kernel's parent-death signal would need unsafe code, and it fires
+//! when a mere thread ends.) What leaves its group on purpose, as a daemon does, is not found.
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use highwater_core::{Error, Result};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::logs::{LogBook, follow};
+
+/// How long a plugin may take to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long what a process printed last may take to arrive once it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What to start.
+pub(super) struct Launch {
+    /// The plugin's name in the configuration.
+    pub name: String,
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+    pub environment: Vec<(String, String)>,
+    /// The socket that the plugin makes, to be removed at the end.
+    pub socket: Option<PathBuf>,
+    pub container: Option<Container>,
+}
+
+/// A container that outlives the `docker` command which runs it.
+#[derive(Debug, Clone)]
+pub(super) struct Container {
+    pub docker: PathBuf,
+    pub name: String,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Exit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// It has ended; what it printed last may still be on its way.
+    Ended(Exit),
+    /// It has ended and everything it printed is in the book.
+    Read(Exit),
+}
+
+/// A process that was started. Dropping it kills its group.
+#[derive(Debug)]
+pub(super) struct Process {
+    name: String,
+    group: Pid,
+    stage: watch::Receiver<Stage>,
+    stopping: AtomicBool,
+    book: Arc<LogBook>,
+    socket: Option<PathBuf>,
+    container: Option<Container>,
+}
+
+impl Exit {
+    /// The code as a shell shows it: a signal is 128 and its number.
+    fn number(self) -> i32 {
+        self.code.or(self.signal.map(|s| 128 + s)).unwrap_or(-1)
+    }
+
+    /// Killed: no other way to start it would help.
+    pub(super) fn is_killed(self) -> bool {
+        self.number() == 137
+    }
+
+    fn words(self) -> String {
+        match self.number() {
+            137 => "exit code 137: killed, most often because it was out of memory".to_owned(),
+            139 => "exit code 139: it crashed".to_owned(),
+            number => format!("exit code {number}"),
+        }
+    }
+
+    /// Whether this is how a process ends that was asked to by SIGINT. Programs without a
+    /// handler die of the signal; Go's runtime makes it exit code 2, shells make it 130.
+    fn is_clean(self) -> bool {
+        matches!(self.code, Some(0 | 2 | 130 | 143)) || self.signal.is_some()
+    }
+}
+
+impl Process {
+    /// Starts `launch`. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// `Config` when the operating system cannot start the program.
+    pub(super) async fn start(launch: Launch, book: Arc<LogBook>) -> Result<Self> {
+        let mut child = spawn(&launch).await?;
+        let group =
+            child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or_else(
+                || Error::internal("A plugin that was just started has no process id"),
+            )?;
+        let guard = Guard::stand_by(group, launch.container.as_ref());
+        let readers = (
+            child.stdout.take().map(|from| tokio::spawn(reader(from, Arc::clone(&book)))),
+            child.stderr.take().map(|from| tokio::spawn(reader(from, Arc::clone(&book)))),
+        );
+        let (stage, receiver) = watch::channel(Stage::Running);
+        tokio::spawn(async move {
+            let exit = match child.wait().await {
+                Ok(status) => Exit { code: status.code(), signal: status.signal() },
+                Err(_) => Exit { code: None, signal: None },
+            };
+            // Helpers that the plugin started and left behind.
+            let _ = kill_process_group(group, Signal::KILL);
+            drop(guard);
+            stage.send_replace(Stage::Ended(exit));
+            let everything = async {
+                for reader in [readers.0, readers.1].into_iter().flatten() {
+                    let _ = reader.await;
+                }
+            };
+            let _ = timeout(LAST_WORDS, everything).await;
+            stage.send_replace(Stage::Read(exit));
+        });
+        Ok(Self {
+            name: launch.name,
+            group,
+            stage: receiver,
+            stopping: AtomicBool::new(false),
+            book,
+            socket: launch.socket,
+            container: launch.container,
+        })
+    }
+
+    /// Returns when the process has ended and everything it printed has been read.
+    pub(super) async fn ended(&self) -> Exit {
+        let mut stage = self.stage.clone();
+        let last = stage.wait_for(|stage| matches!(stage, Stage::Read(_))).await.map(|s| *s);
+        match last {
+            Ok(Stage::Read(exit) | Stage::Ended(exit)) => exit,
+            _ => Exit { code: None, signal: None },
+        }
+    }
+
+    /// How the process ended, if it has.
+    pub(super) fn exit(&self) -> Option<Exit> {
+        match *self.stage.borrow() {
+            Stage::Ended(exit) | Stage::Read(exit) => Some(exit),
+            // The kernel may know it before our task was scheduled.
+            Stage::Running => self.peek(),
+        }
+    }
+
+    fn peek(&self) -> Option<Exit> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(self.group), options).ok()??;
+        Some(Exit { code: status.exit_status(), signal: status.terminating_signal() })
+    }
+
+    /// What the user is told if the process ended without being asked to.
+    pub(super) fn died(&self) -> Option<Error> {
+        let exit = self.exit()?;
+        (!self.stopping.load(Ordering::Acquire)).then(|| {
+            self.death(format!("The plugin ended in the middle of the work ({})", exit.words()))
+                .hint(if exit.is_killed() {
+                    "Give it more memory, or let it read fewer tables at a time"
+                } else {
+                    "Run again; if it ends again, its own log lines say why"
+                })
+        })
+    }
+
+    /// As [`Process::died`], but gives an end that has just begun a moment to be seen: a broken
+    /// connection is noticed before the end of the process that broke it. Waits at most 200 ms.
+    pub(super) fn died_just_now(&self) -> Option<Error> {
+        for _ in 0..20 {
+            if let Some(error) = self.died() {
+                return Some(error);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.died()
+    }
+
+    /// What the user is told if the process ended before it could be used.
+    pub(super) fn died_at_start(&self, exit: Exit) -> Error {
+        self.death(format!("The plugin ended as soon as it was started ({})", exit.words()))
+    }
+
+    fn death(&self, message: String) -> Error {
+        let error = Error::transient(message).context("plugin", &self.name);
+        match self.book.last_lines() {
+            lines if lines.is_empty() => error,
+            lines => error.context("its last lines", lines),
+        }
+    }
+
+    /// Asks the process to end, and kills it after five seconds.
+    ///
+    /// # Errors
+    /// `Transient` when it had ended before it was asked to, or ends with an exit code that says
+    /// that something went wrong.
+    pub(super) async fn stop(&self) -> Result<()> {
+        if let Some(error) = self.died() {
+            self.stopping.store(true, Ordering::Release);
+            self.ended().await;
+            return Err(error);
+        }
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            self.ended().await;
+            return Ok(());
+        }
+        let _ = kill_process_group(self.group, Signal::INT);
+        if let Ok(exit) = timeout(GRACE, self.ended()).await {
+            return if exit.is_clean() { Ok(()) } else { Err(self.bad_end(exit)) };
+        }
+        tracing::warn!(plugin = %self.name, "the plugin did not end within 5 s and was killed");
+        let _ = kill_process_group(self.group, Signal::KILL);
+        if let Some(container) = &self.container {
+            container.remove().await;
+        }
+        let _ = timeout(GRACE, self.ended()).await;
+        Ok(())
+    }
+
+    fn bad_end(&self, exit: Exit) -> Error {
+        self.death(format!("The plugin ended badly when it was stopped ({})", exit.words()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(*self.stage.borrow(), Stage::Running) {
+            let _ = kill_process_group(self.group, Signal::KILL);
+            if let Some(container) = &self.container {
+                container.remove_in_background();
+            }
+        }
+        if let Some(socket) = &self.socket {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+impl Container {
+    fn removal(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.docker);
+        command.args(["rm", "--force", &self.name]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    async fn remove(&self) {
+        let _ = timeout(GRACE, Command::from(self.removal()).status()).await;
+    }
+
+    fn remove_in_background(&self) {
+        if let Ok(mut child) = self.removal().spawn() {
+            std::thread::spawn(move || child.wait());
+        }
+    }
+}
+
+async fn reader(from: impl tokio::io::AsyncRead + Unpin, book: Arc<LogBook>) {
+    follow(from, &book).await;
+}
+
+async fn spawn(launch: &Launch) -> Result<Child> {
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.arguments)
+        .envs(launch.environment.iter().map(|(key, value)| (key, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    // A file that was written a moment ago may still be open for writing in a child that some
+    // other thread is just about to start.
+    let mut busy = 0;
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy && busy < 20 => {
+                busy += 1;
+                sleep(Duration::from_millis(50)).await;
+            }
+            result => return result.map_err(|e| spawn_error(launch, e)),
+        }
+    }
+}
+
+fn spawn_error(launch: &Launch, error: std::io::Error) -> Error {
+    let hint = match error.raw_os_error() {
+        // ENOENT for a file that is there: the interpreter of its first line is not.
+        Some(2) => "Look at its first line: the program after `#!` is missing on this machine",
+        // ENOEXEC
+        Some(8) => {
+            "It is no program for this machine: take the build for this operating system and \
+             processor, or give a script a first line such as `#!/usr/bin/env python3`"
+        }
+        _ => "Run it by hand to see what is wrong with it",
+    };
+    Error::config("The plugin cannot be started")
+        .context("plugin", &launch.name)
+        .context("path", launch.program.display())
+        .hint(hint)
+        .caused_by(error)
+}
+
+/// Kills a process group when we are gone.
+#[derive(Debug)]
+struct Guard(std::process::Child);
+
+impl Guard {
+    /// `None` where there is no shell: then the group outlives a kill of highwater.
+    fn stand_by(group: Pid, container: Option<&Container>) -> Option<Self> {
+        const SCRIPT: &str = r#"trap '' HUP INT TERM; read -r _; kill -s KILL -- "-$1"; [ -z "$3" ] || "$2" rm --force "$3""#;
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", SCRIPT, "highwater-guard", &group.as_raw_nonzero().to_string()]);
+        if let Some(container) = container {
+            command.arg(&container.docker).arg(&container.name);
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map(Self)
+            .inspect_err(|e| tracing::debug!("no guard for a plugin: {e}"))
+            .ok()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

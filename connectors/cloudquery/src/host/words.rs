@@ -1,0 +1,111 @@
+//! What a plugin says, made fit for our errors and logs, and what its gRPC statuses mean.
+//!
+//! A plugin's text may hold anything: passwords in URLs, control characters, megabytes.
+
+use highwater_core::secret::redact_url;
+use highwater_core::{Error, ErrorKind};
+use tonic::{Code, Status};
+
+/// How much of a plugin's own message an error shows, in characters.
+const MESSAGE_CHARACTERS: usize = 500;
+
+/// `text` on one line, without the passwords of URLs, cut at `limit` characters.
+pub fn said(text: &str, limit: usize) -> String {
+    // Secrets go before the cut: a URL cut before its `@` would not be known as one.
+    let mut out = String::with_capacity(text.len().min(4 * limit));
+    for word in text.split_inclusive(char::is_whitespace) {
+        let (bare, space) = match word.char_indices().next_back() {
+            Some((at, last)) if last.is_whitespace() => (&word[..at], " "),
+            _ => (word, ""),
+        };
+        out.push_str(&without_password(bare));
+        out.push_str(space);
+    }
+    let clean: String = out.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean = clean.trim();
+    match clean.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}…", &clean[..end]),
+        None => clean.to_owned(),
+    }
+}
+
+fn without_password(word: &str) -> String {
+    const KEY: &str = "password=";
+    if word.contains("://") {
+        return redact_url(word);
+    }
+    match word.to_ascii_lowercase().find(KEY) {
+        Some(at) => format!("{}***", &word[..at + KEY.len()]),
+        None => word.to_owned(),
+    }
+}
+
+/// Whether the status was made on our side because the connection broke, or says so.
+pub(super) fn is_broken_connection(status: &Status) -> bool {
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+}
+
+/// What a status of plugin `name` means to highwater.
+pub(super) fn status_error(name: &str, status: &Status) -> Error {
+    let words = said(status.message(), MESSAGE_CHARACTERS);
+    let error = match status.code() {
+        // Our own limit answers with OutOfRange, a peer's with ResourceExhausted.
+        Code::ResourceExhausted | Code::OutOfRange => Error::data(format!(
+            "A message is too large for the plugin or for us: {words}"
+        ))
+        .hint("Make the batches smaller, or exclude the column that holds very large values"),
+        Code::Unimplemented => Error::unsupported(format!("The plugin cannot do this: {words}")),
+        Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::PermissionDenied => Error::config(format!("The plugin says: {words}")),
+        Code::DeadlineExceeded | Code::Aborted | Code::Cancelled => {
+            Error::transient(format!("The plugin says: {words}"))
+        }
+        _ if is_broken_connection(status) => {
+            Error::transient(format!("The connection to the plugin is broken: {words}"))
+        }
+        _ => Error::new(ErrorKind::Internal, format!("The plugin says: {words}")),
+    };
+    error.context("plugin", name)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn text_loses_passwords_and_control_characters_and_is_cut() {
+        assert_eq!(
+            said("dial \"postgres://me:pw@h/db\":\n\u{1b}[31mrefused\u{0}", 500),
+            "dial \"postgres://me:***@h/db\":  [31mrefused"
+        );
+        assert_eq!(said("host=a password=pw user=b", 500), "host=a password=*** user=b");
+        assert_eq!(said("äöü", 2), "äö…");
+        assert_eq!(said("x postgres://me:secret@h/db", 20), "x postgres://me:***@…");
+    }
+
+    #[test]
+    fn a_status_has_the_kind_that_its_code_means() {
+        use ErrorKind::*;
+        for (code, kind) in [
+            (Code::Unavailable, Transient),
+            (Code::DeadlineExceeded, Transient),
+            (Code::ResourceExhausted, Data),
+            (Code::OutOfRange, Data),
+            (Code::Unimplemented, Unsupported),
+            (Code::InvalidArgument, Config),
+            (Code::FailedPrecondition, Config),
+            (Code::Internal, Internal),
+            (Code::Unknown, Internal),
+        ] {
+            let error = status_error("p", &Status::new(code, "no"));
+            assert_eq!(error.kind(), kind, "{code:?}");
+            assert_eq!(error.context_value("plugin"), Some("p"));
+            assert!(error.message().ends_with(": no"), "{error}");
+        }
+        let long = status_error("p", &Status::internal("x".repeat(5000)));
+        assert!(long.message().chars().count() < 550);
+    }
+}
