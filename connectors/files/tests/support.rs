@@ -42,6 +42,7 @@ pub fn plan(tables: Vec<Table>, read_mode: ReadMode, write_mode: WriteMode) -> P
             lookback: 0,
             history_retention_seconds: None,
             divisible: false,
+            is_state: false,
             changes: Vec::new(),
             guarantee: Guarantee::ExactlyOnce,
             notes: Vec::new(),

@@ -70,6 +70,7 @@ impl Bench {
             lookback: 0,
             history_retention_seconds: None,
             divisible: false,
+            is_state: false,
             changes: vec![SchemaChange::CreateTable],
             guarantee: Guarantee::ExactlyOnce,
             notes: vec![],

@@ -59,6 +59,8 @@ crash_points! {
     FileManifest = "file.manifest",
     /// Some of the committed files have their final names.
     FilePublished = "file.published",
+    /// A plugin has answered that the rows are written; the cursors are not sent yet.
+    PluginWriteClosed = "plugin.write_closed",
     /// Data is durable, the cursor (kept elsewhere) is not saved yet.
     StateSave = "state.save",
     /// The cursor (kept elsewhere) is saved.

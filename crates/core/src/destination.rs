@@ -153,6 +153,16 @@ pub trait Destination: Send + Sync {
 
     /// The store that keeps state with the data; `None` when it has none.
     fn state_store(&self) -> Option<&dyn StateStore>;
+
+    /// The run has ended, well or not: gives back what needs an orderly end (a plugin's process).
+    /// Called after the last use; a further call does nothing. What was committed stays committed,
+    /// whatever this returns.
+    ///
+    /// # Errors
+    /// When the end was not an orderly one. The run's outcome does not depend on it.
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Takes the rows of one partition and commits them.

@@ -150,6 +150,10 @@ pub struct TablePlan {
     /// Whether a full read may be cut into parts that are committed one by one. Only where doing
     /// a part twice changes nothing.
     pub divisible: bool,
+    /// Whether its rows are cursors that cover the rows of the plan's other tables. A destination
+    /// without transactions makes them durable after those, never before.
+    #[serde(default)]
+    pub is_state: bool,
     /// What has to change at the destination before the rows fit.
     pub changes: Vec<SchemaChange>,
     /// The delivery guarantee, computed.

@@ -49,6 +49,13 @@ pub struct Partition {
     pub bounds: Value,
 }
 
+impl Partition {
+    /// A whole table in one piece.
+    pub fn whole(table: &TableName) -> Self {
+        Self { tables: vec![table.clone()], id: table.to_string(), bounds: Value::Null }
+    }
+}
+
 /// Whether a read came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Completion {
@@ -213,6 +220,11 @@ pub trait Source: Send + Sync {
     /// forget what came before. Called in order, after the commit (invariant I4). May be repeated.
     async fn acknowledge(&self, checkpoint: &Checkpoint) -> Result<()> {
         let _ = checkpoint;
+        Ok(())
+    }
+
+    /// As [`crate::Destination::close`].
+    async fn close(&self) -> Result<()> {
         Ok(())
     }
 }

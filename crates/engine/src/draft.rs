@@ -99,6 +99,7 @@ impl Drafter<'_> {
             null_cursor: options.null_cursor.unwrap_or(NullCursor::Include),
             lookback: options.lookback.unwrap_or(0),
             history_retention_seconds: options.history_retention_seconds,
+            is_state: false,
             changes: Vec::new(),
             guarantee: highwater_core::Guarantee::ExactlyOnce,
             notes,

@@ -110,6 +110,7 @@ mod tests {
             lookback: 0,
             history_retention_seconds: None,
             divisible: false,
+            is_state: false,
             changes: vec![],
             guarantee: Guarantee::ExactlyOnce,
             notes: vec![],

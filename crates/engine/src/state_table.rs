@@ -137,6 +137,7 @@ impl StateTable {
             lookback: 0,
             history_retention_seconds: None,
             divisible: false,
+            is_state: true,
             changes: Vec::new(),
             guarantee: Guarantee::ExactlyOnce,
             notes: Vec::new(),

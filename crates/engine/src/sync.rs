@@ -40,12 +40,41 @@ pub async fn sync(
     request: &SyncRequest,
     options: &RunOptions,
 ) -> Result<Summary> {
+    let result = run(Arc::clone(&source), request, options).await;
+    close(source.as_ref(), request).await;
+    result
+}
+
+async fn run(
+    source: Arc<dyn Source>,
+    request: &SyncRequest,
+    options: &RunOptions,
+) -> Result<Summary> {
     let identity = planning::new_run();
     let mut run = Run::begin(source, request, options, &identity).await?;
     let result = run.copy_all().await;
     run.release().await;
     result?;
     Ok(run.into_summary(&identity))
+}
+
+/// Lets all systems of the run end in good order. What was committed is safe already.
+async fn close(source: &dyn Source, request: &SyncRequest) {
+    let targets = request.targets.iter();
+    let apart = request.state_table.iter().filter_map(|table| match &table.keeper {
+        Keeper::Apart { destination, .. } => Some(destination),
+        Keeper::Target(_) => None,
+    });
+    let destinations: Vec<_> = targets
+        .flat_map(|t| [Some(&t.destination), t.backend.as_ref()])
+        .flatten()
+        .chain(apart)
+        .collect();
+    let closed = join_all(destinations.iter().map(|destination| destination.close()));
+    let (read, written) = tokio::join!(source.close(), closed);
+    for error in written.into_iter().chain([read]).filter_map(Result::err) {
+        tracing::warn!(error = %error.full_message(), "A system did not end in good order");
+    }
 }
 
 /// How the copy of a partition ended.

@@ -114,6 +114,7 @@ impl Job {
             lookback: self.lookback,
             history_retention_seconds: self.history_retention_seconds,
             divisible: false,
+            is_state: false,
             changes,
             guarantee: Guarantee::ExactlyOnce,
             notes: Vec::new(),

@@ -34,6 +34,7 @@ fn plan(cursor: DataType, columns: &[&str]) -> TablePlan {
         lookback: 0,
         history_retention_seconds: None,
         divisible: false,
+        is_state: false,
         changes: Vec::new(),
         guarantee: Guarantee::ExactlyOnce,
         notes: Vec::new(),

@@ -92,6 +92,7 @@ pub fn planned(table: Table, cursor: Option<&str>) -> TablePlan {
         lookback: 0,
         history_retention_seconds: None,
         divisible: false,
+        is_state: false,
         changes: Vec::new(),
         guarantee: Guarantee::ExactlyOnce,
         notes: Vec::new(),
