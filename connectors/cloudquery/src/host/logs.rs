@@ -5,11 +5,17 @@
 //! goes to `tracing` under the target `plugin`, never to our stdout.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::sleep;
 
 use super::words::said;
 
@@ -40,6 +46,9 @@ pub(super) struct LogBook {
     errors: AtomicU64,
     warnings: AtomicU64,
     last: Mutex<VecDeque<String>>,
+    last_error: Mutex<Option<String>>,
+    /// Held while bytes are between a pipe and the book.
+    reading: Mutex<()>,
     /// Lines that wait for [`LogBook::release`]; `None` when lines are passed on at once.
     held: Mutex<Option<Vec<Line>>>,
 }
@@ -78,6 +87,26 @@ impl LogBook {
     pub(super) fn last_lines(&self) -> String {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
+    }
+
+    /// The last line of level error.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns when the lines that were in `pipes` at the time of the call are in the book; a
+    /// plugin that never stops to print is not waited for longer than a second.
+    pub(super) async fn caught_up(&self, pipes: &[OwnedFd]) {
+        for _ in 0..500 {
+            let empty = {
+                let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+                pipes.iter().all(|pipe| rustix::io::ioctl_fionread(pipe).is_ok_and(|n| n == 0))
+            };
+            if empty {
+                return;
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// From now on lines are held back: this start may be given up for another one. If it is,
@@ -128,6 +157,8 @@ impl LogBook {
                 tracing::warn!(target: "plugin", plugin, fields, "{message}");
             }
             Level::Error => {
+                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(said(message, LAST_CHARACTERS));
                 self.errors.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(target: "plugin", plugin, fields, "{message}");
             }
@@ -180,9 +211,22 @@ fn structured(mut object: Map<String, Value>) -> (Level, String, String) {
 pub(super) async fn follow(mut from: impl AsyncRead + Unpin, book: &LogBook) {
     let mut buffer = vec![0_u8; 16 * 1024];
     let mut lines = Lines::default();
-    // A read that fails says the same as an end: there is nothing more to read.
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        lines.take(&buffer[..count], |line, overlong| book.line(line, overlong));
+    loop {
+        let more = poll_fn(|context| {
+            // What has left the pipe is in the book before anybody can look at both.
+            let _reading = book.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut into = ReadBuf::new(&mut buffer);
+            // A read that fails says the same as an end: there is nothing more to read.
+            let more = match Pin::new(&mut from).poll_read(context, &mut into) {
+                Poll::Ready(result) => result.is_ok() && !into.filled().is_empty(),
+                Poll::Pending => return Poll::Pending,
+            };
+            lines.take(into.filled(), |line, overlong| book.line(line, overlong));
+            Poll::Ready(more)
+        });
+        if !more.await {
+            break;
+        }
     }
     lines.end(|line, overlong| book.line(line, overlong));
 }

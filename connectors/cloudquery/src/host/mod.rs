@@ -214,6 +214,16 @@ impl Plugin {
         self.book.counts()
     }
 
+    /// As [`Plugin::logs`], once every line is counted that its process had printed when this was
+    /// called, and the last line of level error. A plugin that somebody else runs has no lines, and
+    /// those of a container may come late.
+    pub async fn logs_now(&self) -> (LogCounts, Option<String>) {
+        if let Some(process) = &self.process {
+            process.heard().await;
+        }
+        (self.book.counts(), self.book.last_error())
+    }
+
     /// The error that says so if its process has ended without being asked to.
     pub fn died(&self) -> Option<Error> {
         self.process.as_ref()?.died()

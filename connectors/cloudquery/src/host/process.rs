@@ -7,6 +7,7 @@
 //! when a mere thread ends.) What leaves its group on purpose, as a daemon does, is not found.
 
 use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -70,6 +71,8 @@ pub(super) struct Process {
     stage: watch::Receiver<Stage>,
     stopping: AtomicBool,
     book: Arc<LogBook>,
+    /// What it prints into.
+    pipes: Vec<OwnedFd>,
     socket: Option<PathBuf>,
     container: Option<Container>,
 }
@@ -112,6 +115,10 @@ impl Process {
                 || Error::internal("A plugin that was just started has no process id"),
             )?;
         let guard = Guard::stand_by(group, launch.container.as_ref());
+        let pipes = [
+            child.stdout.as_ref().map(|out| out.as_fd().try_clone_to_owned()),
+            child.stderr.as_ref().map(|err| err.as_fd().try_clone_to_owned()),
+        ];
         let readers = (
             child.stdout.take().map(|from| tokio::spawn(reader(from, Arc::clone(&book)))),
             child.stderr.take().map(|from| tokio::spawn(reader(from, Arc::clone(&book)))),
@@ -140,6 +147,7 @@ impl Process {
             stage: receiver,
             stopping: AtomicBool::new(false),
             book,
+            pipes: pipes.into_iter().flatten().filter_map(Result::ok).collect(),
             socket: launch.socket,
             container: launch.container,
         })
@@ -153,6 +161,11 @@ impl Process {
             Ok(Stage::Read(exit) | Stage::Ended(exit)) => exit,
             _ => Exit { code: None, signal: None },
         }
+    }
+
+    /// Returns when everything that it has printed until now is in the book.
+    pub(super) async fn heard(&self) {
+        self.book.caught_up(&self.pipes).await;
     }
 
     /// How the process ended, if it has.
