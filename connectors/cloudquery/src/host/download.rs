@@ -241,7 +241,8 @@ fn unpack(
     place: &Path,
 ) -> Result<()> {
     let wrong = |message: &str| {
-        Error::data(message).context("plugin", &spec.name).context("version", &plugin.version)
+        let error = Error::data(message).context("plugin", &spec.name);
+        error.context("version", &plugin.version).hint(hub::BY_HAND)
     };
     archive.rewind().map_err(|e| disk_error(place, e))?;
     let mut zip = zip::ZipArchive::new(archive.as_file())

@@ -112,9 +112,9 @@ impl<'a> Client<'a> {
             return Err(self.refusal(response.status()));
         };
         if asset.location.is_empty() || asset.checksum.is_empty() {
-            return Err(self
-                .failed("The hub does not say where the plugin lies or what its checksum is")
-                .hint(BY_HAND));
+            return Err(
+                self.failed("The hub does not say where the plugin lies or what its checksum is")
+            );
         }
         Ok(asset)
     }
@@ -201,7 +201,7 @@ impl<'a> Client<'a> {
     }
 
     fn failed(&self, message: &str) -> Error {
-        self.about(Error::internal(message))
+        self.about(Error::internal(message)).hint(BY_HAND)
     }
 
     fn about(&self, error: Error) -> Error {
@@ -241,13 +241,12 @@ impl<'a> Client<'a> {
                 .hint(BY_HAND),
             code => self
                 .failed("CloudQuery's hub gives an answer that was not expected")
-                .context("status", code)
-                .hint(BY_HAND),
+                .context("status", code),
         }
     }
 }
 
-const BY_HAND: &str =
+pub(super) const BY_HAND: &str =
     "Without the hub: download the program by hand and use `registry: local` with its path";
 
 fn agent(is_here: bool) -> Result<Agent> {
