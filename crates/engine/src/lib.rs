@@ -6,6 +6,7 @@ mod adopt;
 mod draft;
 pub mod events;
 mod groups;
+pub mod intake;
 mod lanes;
 mod ledger;
 pub mod metadata;
@@ -20,6 +21,7 @@ pub mod sync;
 mod transforms;
 
 pub use events::{Event, Observer, Silent};
+pub use intake::Intake;
 pub use options::{
     ColumnOptions, Keeper, KeyChoice, RunOptions, StateTable, StopSignal, SyncRequest,
     TableOptions, Target,

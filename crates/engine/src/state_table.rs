@@ -52,6 +52,14 @@ pub fn table(name: &str) -> Table {
     Table::new(TableName::new(name), fields).with_primary_key(["key"])
 }
 
+/// Whether a table looks like one that cursors are kept in, by whatever plugin.
+pub fn is_one(table: &Table) -> bool {
+    let mut names: Vec<&str> =
+        table.column_names().filter(|name| !name.starts_with("_cq_")).collect();
+    names.sort_unstable();
+    matches!(names[..], ["key", "value"] | ["key", "value", "version"])
+}
+
 impl StateTable {
     fn destination<'a>(&'a self, request: &'a SyncRequest) -> &'a dyn Destination {
         match &self.keeper {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod intake;
 mod planning;
 mod several_destinations;
 mod sync;
