@@ -354,12 +354,7 @@ impl Source for PostgresSource {
     }
 
     async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {
-        let partition = |name: &TableName| Partition {
-            tables: vec![name.clone()],
-            id: String::new(),
-            bounds: Value::Null,
-        };
-        Ok(plan.tables.keys().map(partition).collect())
+        Ok(plan.tables.keys().map(Partition::whole).collect())
     }
 
     async fn read(

@@ -54,6 +54,12 @@ pub trait Dialect: Send + Sync {
     /// The n-th parameter of a statement, from 1.
     fn parameter(&self, n: usize) -> String;
 
+    /// Whether a column equals the n-th parameter, which has the column's type; NULL equals nothing.
+    fn equals_parameter(&self, column: &str, n: usize, field: &Field) -> String {
+        let _ = field;
+        format!("{column} = {}", self.parameter(n))
+    }
+
     /// The clause that keeps a row from being changed by others until the transaction ends while
     /// others may still read and lock it so (`FOR SHARE`); empty where a transaction excludes
     /// all other writers anyway.

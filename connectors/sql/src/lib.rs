@@ -6,9 +6,11 @@
 
 pub mod boundary;
 pub mod ddl;
+pub mod deletion;
 pub mod derived;
 pub mod dialect;
 pub mod merge;
+pub mod read_back;
 pub mod state;
 
 pub use dialect::Dialect;

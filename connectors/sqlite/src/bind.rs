@@ -10,7 +10,7 @@ use arrow_schema::{DataType, Field};
 use highwater_core::text::TextColumn;
 use highwater_core::{Error, LogicalType, Result, TableName};
 use rusqlite::Statement;
-use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 
 /// A column whose values become parameters.
 struct Binder<'a> {
@@ -101,6 +101,22 @@ impl<'a> Binder<'a> {
             }
         }
     }
+}
+
+/// The first value of a column as it is stored.
+///
+/// # Errors
+/// `Unsupported` for types that are not stored.
+pub(crate) fn single_value(field: &Field, array: &dyn Array) -> Result<Value> {
+    let mut scratch = String::new();
+    let binder = Binder::new(field, array)?;
+    Ok(match binder.value(0, &mut scratch) {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(value) => Value::Integer(value),
+        ValueRef::Real(value) => Value::Real(value),
+        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+    })
 }
 
 /// What an INSERT of rows can fail with.

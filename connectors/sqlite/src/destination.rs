@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow_schema::Field;
+use arrow_schema::{Field, Schema};
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::{
-    Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence,
-    Instant, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, TableName, TablePlan,
-    TableRecord, WriteMode, Writer,
+    Capabilities, Committed, Completion, Destination, DestinationDelivery, Error, ExistingTable,
+    Fence, Instant, Output, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table,
+    TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::state::fenced;
-use highwater_sql::{Dialect, ddl, merge};
+use highwater_sql::{Dialect, ddl, merge, read_back};
 use rusqlite::{Connection, params};
 
 use crate::catalog;
@@ -20,11 +20,16 @@ use crate::config::{Location, Spec};
 use crate::connection::{explain, open_read_only, open_read_write};
 use crate::dialect::SqliteDialect;
 use crate::keyed;
+use crate::read::{self, Job};
 use crate::schema::{self, instant_text, is_instant};
-use crate::source::described;
+use crate::source::{described, refuse_mixtures};
 use crate::store::{self, SqliteStore};
 use crate::writer::{self, SqliteWriter};
 use crate::{replace, types};
+
+/// The size of a batch of rows that are read back.
+const READ_ROWS: usize = 8192;
+const READ_BYTES: usize = 4 << 20;
 
 /// A database file that rows are written to.
 pub(crate) struct SqliteDestination {
@@ -159,9 +164,42 @@ impl Destination for SqliteDestination {
         self.blocking(move |location| finish(location, &plan, &table, &fence)).await
     }
 
+    async fn read(&self, table: &Table, output: Output) -> Result<()> {
+        refuse_namespace(&table.name)?;
+        let wanted = table.clone();
+        let read = |output: Output| async move {
+            self.blocking(move |location| read_all(location, &wanted, &output)).await
+        };
+        read_back::send_as(table, &output, read).await
+    }
+
     fn state_store(&self) -> Option<&dyn StateStore> {
         Some(&self.store)
     }
+}
+
+/// Sends the rows of a table as a source over the file would; nothing where there is none.
+fn read_all(location: &Location, wanted: &Table, output: &Output) -> Result<Completion> {
+    if !location.path.exists() {
+        return Ok(Completion::Complete);
+    }
+    let connection = open_read_only(location)?;
+    let found = described(&connection, &wanted.name.name)
+        .map_err(|error| explain(error, &location.path).context("table", &wanted.name))?;
+    let Some((relation, mut found)) = found else { return Ok(Completion::Complete) };
+    // The case of a name does not matter here.
+    let fields = found.schema.fields().iter().map(|field| {
+        let mut asked =
+            wanted.column_names().filter(|name| name.eq_ignore_ascii_case(field.name()));
+        asked
+            .next()
+            .map_or_else(|| field.as_ref().clone(), |name| field.as_ref().clone().with_name(name))
+    });
+    found.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let plan = read_back::full_read(read_back::selected(&found, wanted));
+    refuse_mixtures(&plan)?;
+    let job = Job { plan, saved: None, batch_rows: READ_ROWS, batch_bytes: READ_BYTES };
+    read::table(&connection, location, &relation, &job, output)
 }
 
 fn refuse_namespace(name: &TableName) -> Result<()> {

@@ -13,6 +13,7 @@ mod dialect;
 mod keyed;
 mod read;
 mod reader;
+mod removal;
 mod replace;
 mod schema;
 mod source;

@@ -11,7 +11,6 @@ use highwater_core::{
 };
 use highwater_sql::boundary::InclusiveCursor;
 use rusqlite::{Connection, InterruptHandle};
-use serde_json::Value;
 
 use crate::catalog::{self, Relation, quote};
 use crate::config::{Location, Spec};
@@ -172,12 +171,7 @@ impl Source for SqliteSource {
     }
 
     async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {
-        let partition = |name: &TableName| Partition {
-            tables: vec![name.clone()],
-            id: name.to_string(),
-            bounds: Value::Null,
-        };
-        Ok(plan.tables.keys().map(partition).collect())
+        Ok(plan.tables.keys().map(Partition::whole).collect())
     }
 
     async fn read(
@@ -237,7 +231,7 @@ fn existing(connection: &Connection, name: &TableName, location: &Location) -> R
 
 /// A column without a type of its own, with values of several storage classes, has to be declared
 /// by the user.
-fn refuse_mixtures(plan: &TablePlan) -> Result<()> {
+pub(crate) fn refuse_mixtures(plan: &TablePlan) -> Result<()> {
     for field in plan.source.schema.fields() {
         if let Some(classes) = field.metadata().get(MIXED) {
             return Err(Error::data(

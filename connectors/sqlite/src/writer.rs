@@ -13,9 +13,10 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Batch, Checkpoint, Committed, CommittedTables, Error, Fence, Op, Plan, Result, TableName,
-    TablePlan, TableRecord, WriteMode, Writer,
+    Batch, Checkpoint, Committed, CommittedTables, Deletion, Error, Fence, Op, Plan, Result,
+    TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
+use highwater_sql::deletion::Removal;
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::fenced;
 use highwater_sql::{Dialect, ddl, derived};
@@ -28,7 +29,7 @@ use crate::connection::{explain, open_read_write};
 use crate::dialect::SqliteDialect;
 use crate::keyed;
 use crate::schema::{self, insert_statement, instant_text};
-use crate::{replace, store};
+use crate::{removal, replace, store};
 
 /// Rows that wait in memory for the commit, before the transaction is opened for them.
 const PENDING_BYTES: usize = 32 << 20;
@@ -68,6 +69,7 @@ impl SqliteWriter {
             id,
             fence,
             tables,
+            removed: CommittedTables::new(),
             pending_bytes: 0,
             in_transaction: false,
         };
@@ -99,6 +101,11 @@ impl Writer for SqliteWriter {
         self.blocking(move |worker| worker.write(batch)).await
     }
 
+    async fn delete(&mut self, deletion: &Deletion) -> Result<()> {
+        let deletion = deletion.clone();
+        self.blocking(move |worker| worker.delete(&deletion)).await
+    }
+
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         let checkpoint = checkpoint.clone();
         self.blocking(move |worker| worker.commit(&checkpoint)).await
@@ -113,6 +120,8 @@ struct Worker {
     id: String,
     fence: Fence,
     tables: BTreeMap<TableName, Load>,
+    /// What conditions have removed in the open transaction.
+    removed: CommittedTables,
     pending_bytes: usize,
     in_transaction: bool,
 }
@@ -128,6 +137,9 @@ struct Load {
     direct: Option<String>,
     upserts: u64,
     deletes: u64,
+    /// What a condition found merged already: in the open transaction, not to be merged again.
+    settled: Committed,
+    settled_rows: u64,
 }
 
 /// Whether rows are merged by their key, or just added.
@@ -323,7 +335,12 @@ impl Worker {
         let mut committed = CommittedTables::new();
         let names: Vec<_> = self.tables.keys().cloned().collect();
         for name in &names {
-            committed.insert(name.clone(), self.apply(name)?);
+            let mut done = self.tables.get(name).map(|load| load.settled).unwrap_or_default();
+            done += self.apply(name)?;
+            committed.insert(name.clone(), done);
+        }
+        for (name, removed) in std::mem::take(&mut self.removed) {
+            *committed.entry(name).or_default() += removed;
         }
         if self.plan.state_with_data {
             self.save_state(&names, checkpoint)?;
@@ -379,12 +396,47 @@ impl Worker {
         Ok(committed)
     }
 
+    /// Removes rows by a condition. What was sent before is put into its tables first.
+    fn delete(&mut self, deletion: &Deletion) -> Result<()> {
+        let plan = Arc::clone(&self.plan);
+        let removal = Removal::new(&SqliteDialect, &plan, deletion)?;
+        self.begin()?;
+        self.flush()?;
+        for name in removal.tables() {
+            if self.tables.contains_key(name) {
+                self.settle(name)?;
+            }
+        }
+        let location = self.location.clone();
+        let connection = self.connection()?;
+        let target = |name: &TableName| match plan.tables.get(name) {
+            Some(table) => Ok(table.target.name.name.clone()),
+            None => Err(Error::internal("A table is not planned").context("table", name)),
+        };
+        for (name, deleted) in removal::run(connection, &location, &removal, target)? {
+            self.removed.entry(name).or_default().deleted += deleted;
+        }
+        Ok(())
+    }
+
+    /// Merges what is staged of a table before the commit; what comes later is staged anew.
+    fn settle(&mut self, name: &TableName) -> Result<()> {
+        let done = self.apply(name)?;
+        let Some(load) = self.tables.get_mut(name) else { return Ok(()) };
+        load.settled += done;
+        load.settled_rows += load.upserts + load.deletes;
+        (load.upserts, load.deletes) = (0, 0);
+        let Some(staging) = load.staging.take() else { return Ok(()) };
+        let dropped = self.connection()?.execute_batch(&format!("DROP TABLE {staging}"));
+        dropped.map_err(|error| self.failed(error))
+    }
+
     fn save_state(&mut self, names: &[TableName], checkpoint: &Checkpoint) -> Result<()> {
         let (fence, id) = (self.fence.clone(), self.id.clone());
         let mut records = Vec::new();
         for name in names {
             let (table, load) = (self.table(name)?, self.tables.get(name));
-            let rows_total = load.map_or(0, |load| load.upserts + load.deletes);
+            let rows_total = load.map_or(0, |load| load.upserts + load.deletes + load.settled_rows);
             let columns = table.target.column_names().map(str::to_owned).collect();
             let record = TableRecord { columns, rows_total, ..TableRecord::default() };
             records.push((name, table.target.name.name.clone(), record));

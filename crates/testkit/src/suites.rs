@@ -17,6 +17,7 @@
 //! highwater_testkit::suites! { Fresh::new().await =>
 //!     destination, append, overwrite, delete_stale, append_dedup, replace,
 //!     state, schema, schema_by_key, types, types_by_key,
+//!     many_tables, recreate, deletion, read_back,
 //!     source, cursor,
 //! }
 //! ```
@@ -32,6 +33,9 @@
 //! | [`state`] | destinations that keep state with the data |
 //! | [`schema`], [`types`] | every destination that has a source to read it back |
 //! | [`schema_by_key`], [`types_by_key`] | those with `overwrite` and `append-dedup` |
+//! | [`many_tables`], [`recreate`] | every destination |
+//! | [`deletion`] | those that remove rows by a condition |
+//! | [`read_back`] | those that read their rows back |
 //! | [`source`] | every source |
 //! | [`cursor`] | sources with cursor fields that the user chooses |
 
@@ -39,13 +43,18 @@ pub mod append;
 pub mod append_dedup;
 pub mod cursor;
 pub mod delete_stale;
+pub mod deletion;
 pub mod destination;
+pub mod many_tables;
 pub mod overwrite;
+pub mod read_back;
+pub mod recreate;
 pub mod replace;
 pub mod schema;
 pub mod schema_by_key;
 pub mod source;
 pub mod state;
+mod together;
 pub mod types;
 pub mod types_by_key;
 
@@ -181,6 +190,48 @@ macro_rules! suites {
             keys_of_many_types_tell_rows_apart,
         }
     };
+    (@suite many_tables $harness:expr) => {
+        $crate::suites! { @cases many_tables $harness;
+            interleaved_batches_are_one_commit,
+            a_table_without_rows_is_made,
+            commits_follow_one_another,
+            a_dropped_writer_leaves_nothing_in_any_table,
+            dozens_of_tables_take_turns,
+        }
+    };
+    (@suite recreate $harness:expr) => {
+        $crate::suites! { @cases recreate $harness;
+            the_new_rows_take_the_place_of_the_old_ones,
+            a_run_makes_the_table_anew_once,
+            an_abandoned_run_keeps_the_old_table,
+            an_empty_read_leaves_the_new_table,
+            a_migration_makes_the_table_anew,
+        }
+    };
+    (@suite deletion $harness:expr) => {
+        $crate::suites! { @cases deletion $harness;
+            every_group_has_to_hold,
+            without_a_group_every_row_goes,
+            null_equals_nothing,
+            values_of_many_types_are_compared,
+            a_value_is_brought_to_the_type_of_its_column,
+            dependent_rows_go_with_their_parents,
+            only_what_was_sent_before_goes,
+            a_new_table_takes_conditions,
+            a_dropped_writer_removes_nothing,
+            modes_without_removal_refuse,
+        }
+    };
+    (@suite read_back $harness:expr) => {
+        $crate::suites! { @cases read_back $harness;
+            every_type_comes_back,
+            columns_come_as_they_are_asked_for,
+            rows_are_counted_without_columns,
+            a_missing_table_is_nothing,
+            only_committed_rows_are_read,
+            cursors_of_plugins_come_back,
+        }
+    };
     (@suite source $harness:expr) => {
         $crate::suites! { @cases source $harness;
             a_check_passes,
@@ -241,6 +292,10 @@ mod tests {
             ("cursor", include_str!("suites/cursor.rs")),
             ("delete_stale", include_str!("suites/delete_stale.rs")),
             ("destination", include_str!("suites/destination.rs")),
+            ("many_tables", include_str!("suites/many_tables.rs")),
+            ("recreate", include_str!("suites/recreate.rs")),
+            ("deletion", include_str!("suites/deletion.rs")),
+            ("read_back", include_str!("suites/read_back.rs")),
             ("overwrite", include_str!("suites/overwrite.rs")),
             ("replace", include_str!("suites/replace.rs")),
             ("schema", include_str!("suites/schema.rs")),

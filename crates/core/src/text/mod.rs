@@ -26,6 +26,7 @@
 //! Texts of one column of dates, times and timestamps (years 0 to 9999) sort as their values do.
 
 mod calendar;
+mod convert;
 mod decimal;
 mod json;
 mod nested;
@@ -35,6 +36,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use convert::{convert, convert_rows};
 pub use json::object as json_object;
 pub use parse::{Mismatch, TextBuilder};
 pub use write::{TextColumn, push_json_string};
