@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`host`] | a plugin as a process: started, connected, listened to, stopped |
 //! | [`proto`] | the messages and services, generated |
+//! | [`wire`] | tables and rows on the wire, and as we have them |
 
 pub mod host;
 pub mod proto;
+pub mod wire;
