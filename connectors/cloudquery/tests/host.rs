@@ -6,7 +6,7 @@ use highwater_cloudquery::host::{Plugin, PluginSpec, Registry, Role};
 use highwater_cloudquery::proto::plugin::{get_name, get_version};
 use highwater_core::ErrorKind;
 
-use crate::scripted::{eventually, executable, other_path, program, spec};
+use crate::scripted::{eventually, executable, is_alive, other_path, program, spec};
 
 async fn arguments(plugin: &Plugin) -> String {
     let response = plugin.client().get_version(get_version::Request {}).await.unwrap();
@@ -99,24 +99,47 @@ async fn an_end_by_lack_of_memory_is_called_that_and_not_tried_again() {
     assert_eq!(std::fs::read_to_string(&note).unwrap().lines().count(), 1);
 }
 
+async fn is_given_up_and_killed(word: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let note = folder.path().join(word);
+    let mut spec = spec(&format!("{word} note={}", note.display()));
+    spec.path = other_path(folder.path());
+    // Long enough for its start on a busy machine; it is never answered anyway.
+    spec.patience = Duration::from_secs(6);
+    let error = Plugin::start(&spec).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    assert!(error.message().contains("does not answer"), "{error}");
+    let note = std::fs::read_to_string(note).unwrap();
+    assert_eq!(note.lines().count(), 2, "both networks were tried: {note}");
+    for line in note.lines() {
+        let id = line.split(' ').next().unwrap();
+        eventually("its end", || !is_alive(id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_never_listens_is_given_up_and_killed() {
+    is_given_up_and_killed("hang").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_never_answers_is_given_up_and_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    for word in ["hang", "deaf"] {
-        let note = folder.path().join(word);
-        let mut spec = spec(&format!("{word} note={}", note.display()));
-        spec.path = other_path(folder.path());
-        spec.patience = Duration::from_millis(900);
-        let error = Plugin::start(&spec).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Transient);
-        assert!(error.message().contains("does not answer"), "{error}");
-        let note = std::fs::read_to_string(note).unwrap();
-        assert_eq!(note.lines().count(), 2, "both networks were tried: {note}");
-        for line in note.lines() {
-            let id = line.split(' ').next().unwrap();
-            eventually("its end", || !crate::scripted::is_alive(id));
-        }
-    }
+    is_given_up_and_killed("deaf").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_come_through() {
+    let plugin = Plugin::start(&spec("size=50000000")).await.unwrap();
+    let name = plugin.client().get_name(get_name::Request {}).await.unwrap();
+    assert_eq!(name.into_inner().name.len(), 50_000_000);
+    plugin.stop().await.unwrap();
+
+    let plugin = Plugin::start(&spec("size=210000000")).await.unwrap();
+    let status = plugin.client().get_name(get_name::Request {}).await.unwrap_err();
+    let error = plugin.explain(status);
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(error.message().contains("too large"), "{error}");
+    plugin.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

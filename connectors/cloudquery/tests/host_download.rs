@@ -229,7 +229,7 @@ async fn each_refusal_of_the_hub_says_what_to_do() {
     for (status, kind, words, hint) in [
         (401, ErrorKind::Config, "does not accept the API key", "CLOUDQUERY_API_KEY"),
         (403, ErrorKind::Config, "does not accept the API key", "registry: local"),
-        (404, ErrorKind::Config, "no such plugin", "versions"),
+        (404, ErrorKind::Config, "no such plugin", "version"),
         (429, ErrorKind::Transient, "too often", "minutes"),
         (503, ErrorKind::Transient, "out of order", "registry: local"),
         (418, ErrorKind::Internal, "not expected", "registry: local"),

@@ -1,20 +1,13 @@
 //! The scripted plugin as a program that can be started: `examples/scripted_plugin`.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use highwater_cloudquery::host::{PluginSpec, Registry, Role};
 
-/// The program of the example, which `cargo test -p highwater-cloudquery` builds.
+/// The program, which cargo builds with the tests.
 pub fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().parent().unwrap().join("examples/scripted_plugin");
-    assert!(
-        program.is_file(),
-        "build it first: cargo build -p highwater-cloudquery --example scripted_plugin"
-    );
-    program
+    PathBuf::from(env!("CARGO_BIN_EXE_scripted_plugin"))
 }
 
 /// The scripted plugin as `registry: local`, with the words of its script.
@@ -27,8 +20,13 @@ pub fn spec(script: &str) -> PluginSpec {
 
 /// An executable file with these lines.
 pub fn executable(path: &Path, lines: &str) {
-    std::fs::write(path, lines).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: while this one has it open, a child that another test starts
+    // would hold it open too, and a file that is open for writing cannot be run.
+    let written = std::process::Command::new("/bin/sh")
+        .args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", lines])
+        .arg(path)
+        .status();
+    assert!(written.unwrap().success(), "cannot write {}", path.display());
 }
 
 /// The scripted plugin under another path: what works is remembered for each path.

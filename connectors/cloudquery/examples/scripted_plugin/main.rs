@@ -8,7 +8,7 @@
 //! | `no-unix`, `exit=CODE`, `hang`, `deaf`, `stubborn`, `child=FILE`, `note=FILE` | [`start`] | how it starts and ends |
 //! | `versions=0,1`, `old-discovery=v1`, `no-discovery` | [`discovery`] | which protocol it speaks |
 //! | `noise`, `levels` | [`noise`] | what it logs |
-//! | `die=CODE`, `status=CODE` | [`plugin`] | what its calls do |
+//! | `die=CODE`, `status=CODE`, `size=BYTES` | [`plugin`] | what its calls do |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

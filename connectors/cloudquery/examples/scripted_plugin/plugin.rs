@@ -1,7 +1,7 @@
 //! Its calls. All that no word of the script asks for is unimplemented.
 //!
 //! `die=CODE`: the process ends in the middle of `GetName`. `status=CODE`: `GetName` answers with
-//! this gRPC status. `GetVersion` answers with the arguments of the process.
+//! this gRPC status. `size=BYTES`: `GetName` answers with so many. `GetVersion` answers with the arguments of the process.
 
 use std::pin::Pin;
 
@@ -46,7 +46,11 @@ impl Plugin for Scripted {
         if let Some(code) = self.script.number("status") {
             return Err(Status::new(Code::from_i32(code), "at postgres://me:hunter2@host/db"));
         }
-        Ok(Response::new(get_name::Response { name: "scripted".to_owned() }))
+        let name = match self.script.number("size") {
+            Some(size) => "n".repeat(usize::try_from(size).unwrap()),
+            None => "scripted".to_owned(),
+        };
+        Ok(Response::new(get_name::Response { name }))
     }
 
     async fn get_version(&self, _: Request<get_version::Request>) -> Answer<get_version::Response> {

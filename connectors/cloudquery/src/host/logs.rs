@@ -329,4 +329,52 @@ mod tests {
         lines.end(|line, overlong| seen.push((line[0], line.len(), overlong)));
         assert_eq!(seen, [(b'a', LINE_BYTES, false), (b'b', LINE_BYTES, true), (b'c', 1, false)]);
     }
+
+    /// Keeps what is logged: target, level and all fields.
+    #[derive(Clone, Default)]
+    struct Seen(std::sync::Arc<Mutex<Vec<String>>>);
+
+    impl tracing::field::Visit for Seen {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+            let mut seen = self.0.lock().unwrap();
+            seen.last_mut().unwrap().push_str(&format!(" {}={value:?}", field.name()));
+        }
+    }
+
+    impl tracing::Subscriber for Seen {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn event(&self, event: &tracing::Event<'_>) {
+            let metadata = event.metadata();
+            self.0.lock().unwrap().push(format!("{} {}", metadata.target(), metadata.level()));
+            event.record(&mut self.clone());
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn lines_are_passed_on_with_level_and_plugin_and_without_passwords() {
+        let seen = Seen::default();
+        tracing::subscriber::with_default(seen.clone(), || {
+            let book = LogBook::new("p");
+            book.line(br#"{"level":"warn","message":"at x://a:pw@h","rows":3}"#, false);
+            book.line(b"plain", false);
+            book.hold();
+            book.line(br#"{"level":"error","message":"given up"}"#, false);
+        });
+        let seen = seen.0.lock().unwrap().join("\n");
+        assert_eq!(
+            seen,
+            "plugin WARN message=at x://a:***@h plugin=\"p\" fields=\"{\\\"rows\\\":3}\"\n\
+             plugin INFO message=plain plugin=\"p\" fields=\"\"\n\
+             plugin DEBUG message=given up plugin=\"p\" fields=\"\""
+        );
+    }
 }

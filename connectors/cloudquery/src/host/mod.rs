@@ -209,6 +209,11 @@ impl Plugin {
         &self.connection
     }
 
+    /// Whether it runs in a container, for which this machine has another name.
+    pub fn in_container(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_container)
+    }
+
     /// How many errors and warnings it has logged so far.
     pub fn logs(&self) -> LogCounts {
         self.book.counts()

@@ -183,6 +183,11 @@ impl Process {
         Some(Exit { code: status.exit_status(), signal: status.terminating_signal() })
     }
 
+    /// Whether what was started is a command that runs a container.
+    pub(super) fn is_container(&self) -> bool {
+        self.container.is_some()
+    }
+
     /// What the user is told if the process ended without being asked to.
     pub(super) fn died(&self) -> Option<Error> {
         let exit = self.exit()?;

@@ -231,7 +231,10 @@ impl<'a> Client<'a> {
             404 => self
                 .about(Error::config("CloudQuery's hub has no such plugin for this machine"))
                 .context("machine", target())
-                .hint("Look up the name and the versions at https://www.cloudquery.io/hub"),
+                .hint(
+                    "Look up name and version at https://www.cloudquery.io/hub; a plugin of your \
+                     own team needs CLOUDQUERY_TEAM_NAME",
+                ),
             429 => self
                 .about(Error::transient("CloudQuery's hub was asked too often"))
                 .hint("Try again in some minutes"),
