@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use highwater_core::{NullCursor, ReadMode, WriteMode};
+use uuid::Uuid;
 
 use crate::commands;
 
@@ -51,15 +52,42 @@ pub struct Global {
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info",
           value_parser = ["trace", "debug", "info", "warn", "error"], hide_possible_values = true)]
     pub log_level: String,
-    /// Accepted from CloudQuery's command lines: logs go to stderr here in any case
+    /// The folder of downloaded plugins
+    #[arg(long, global = true, value_name = "FOLDER", default_value = ".cq", alias = "data-dir")]
+    pub cq_dir: PathBuf,
+    /// A licence file for plugins
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub license: Option<PathBuf>,
+    /// The id of this run, which plugins and summaries get; a UUID [default: a random one]
+    #[arg(long, global = true, value_name = "UUID", hide_short_help = true)]
+    pub invocation_id: Option<Uuid>,
+    /// What CloudQuery has and highwater has no use for.
+    #[command(flatten)]
+    pub accepted: Accepted,
+}
+
+/// Flags of CloudQuery that are accepted, so that its command lines run, and that do nothing:
+/// log lines go to stderr and into no file, and there is no telemetry.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Accepted {
+    /// Logs go to stderr in any case
     #[arg(long, global = true, hide = true)]
     pub log_console: bool,
-    /// Accepted from CloudQuery's command lines: no log file is ever written
+    /// No log file is ever written
     #[arg(long, global = true, hide = true)]
     pub no_log_file: bool,
-    /// Accepted from CloudQuery's command lines: there is no telemetry
+    /// No log file is ever written
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub log_file_name: Option<PathBuf>,
+    /// No log file is ever written
+    #[arg(long, global = true, hide = true)]
+    pub log_file_overwrite: bool,
+    /// There is no telemetry
     #[arg(long, global = true, hide = true, value_parser = ["none", "errors", "stats", "all"])]
     pub telemetry_level: Option<String>,
+    /// Colours depend on the terminal
+    #[arg(long, global = true, hide = true, value_parser = ["on", "off", "auto"])]
+    pub color: Option<String>,
 }
 
 /// How progress and log lines look.
@@ -167,6 +195,35 @@ pub struct RunArgs {
     /// Append a summary in CloudQuery's form to this file, a JSON line per destination
     #[arg(long, value_name = "FILE")]
     pub summary_location: Option<PathBuf>,
+    /// Append what was done to each table to this file, a JSON line per table and destination
+    #[arg(long, value_name = "FILE")]
+    pub tables_metrics_location: Option<PathBuf>,
+    /// Sync only this part of what plugins read, such as 2/5; each part is a sync of its own
+    #[arg(long, value_name = "N/TOTAL")]
+    pub shard: Option<Shard>,
+}
+
+/// A part of what a plugin reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// Which one, from 1.
+    pub num: u16,
+    /// Of how many.
+    pub total: u16,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shard = text.split_once('/').and_then(|(num, total)| {
+            Some(Self { num: num.trim().parse().ok()?, total: total.trim().parse().ok()? })
+        });
+        match shard {
+            Some(shard) if (1..=shard.total).contains(&shard.num) => Ok(shard),
+            _ => Err("a part is written N/TOTAL with 1 ≤ N ≤ TOTAL, such as 2/5".to_owned()),
+        }
+    }
 }
 
 impl TableArgs {
@@ -202,6 +259,14 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_one_of_its_total() {
+        assert_eq!("2/5".parse(), Ok(Shard { num: 2, total: 5 }));
+        for wrong in ["0/5", "6/5", "1", "a/b", "-1/5", "1/0"] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_definition_of_the_command_line_is_sound() {

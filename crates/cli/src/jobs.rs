@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use highwater_core::{Destination, Error, MetadataColumns, ReadMode, Source, WriteMode};
-use highwater_engine::{ColumnOptions, SyncRequest, TableOptions, Target};
+use highwater_engine::{
+    ColumnOptions, Keeper, KeyChoice, StateTable, SyncRequest, TableOptions, Target, state_table,
+};
 use serde_json::Value;
 
-use crate::config::spec::{DestinationSpec, SourceSpec, TableSettings};
+use crate::config::driver::Driver;
+use crate::config::spec::{DestinationSpec, MigrateMode, PkMode, SourceSpec, TableSettings};
 use crate::config::{Config, Section, check};
 use crate::failure::Result;
+use crate::plugins::Settings;
+use crate::running::Running;
 
 /// One source with its destinations, ready for the engine. Serves one run.
 pub struct Job {
@@ -16,45 +21,126 @@ pub struct Job {
     pub source: Arc<dyn Source>,
     /// What to sync.
     pub request: SyncRequest,
+    /// The plugins that take part in it.
+    pub plugins: Running,
 }
 
-/// Makes the job of a source.
+/// Makes the job of a source. Nothing is started or connected yet.
 ///
 /// # Errors
 /// `Config` where a connector's own settings are wrong.
-pub async fn job(config: &Config, section: &Section<SourceSpec>, may_migrate: bool) -> Result<Job> {
-    let source = source(section).await?;
+pub async fn job(
+    config: &Config,
+    section: &Section<SourceSpec>,
+    settings: &Settings,
+) -> Result<Job> {
+    if settings.shard.is_some() && !section.driver.is_plugin() {
+        let error = Error::unsupported("`--shard` is for plugins: a built-in source has no parts")
+            .hint("leave `--shard` out; `--tasks` says how many parts are read at once");
+        return Err(section.failure("path", error));
+    }
+    let mut plugins = Running::default();
     let backend = check::backend(config, section)?;
     let mut targets = Vec::new();
     for name in &section.spec.destinations {
         let Some(destination) = config.destination(name) else {
             return Err(Error::config("There is no such destination").context("name", name).into());
         };
-        let backend = match backend {
-            Some(backend) if backend.spec.name != *name => Some(self::destination(backend).await?),
-            _ => None,
+        let apart = backend.filter(|b| b.spec.name != *name && !section.driver.is_plugin());
+        let backend = match apart {
+            Some(backend) => Some(plugins.destination(backend, settings).await?),
+            None => None,
         };
-        let made = self::destination(destination).await?;
-        let write_mode = match destination.origin {
-            Some(_) => destination.spec.write_mode,
-            None => usual_mode(section, made.as_ref()),
-        };
-        targets.push(Target {
-            backend,
-            write_mode,
-            metadata_columns: metadata_columns(&section.spec, &destination.spec),
-            may_migrate,
-            ..Target::new(name, made)
-        });
+        let made = plugins.destination(destination, settings).await?;
+        targets.push(target(config, section, destination, made, settings, &mut plugins)?);
+        if let Some(target) = targets.last_mut() {
+            target.backend = backend;
+        }
     }
-    let request = SyncRequest {
-        sync: section.spec.name.clone(),
-        tables: section.spec.tables.iter().map(|entry| table_options(&entry.0)).collect(),
-        skip_tables: section.spec.skip_tables.clone(),
-        targets,
-        state_table: None,
+    let state_table = match backend.filter(|_| section.driver.is_plugin()) {
+        Some(backend) => Some(self::state_table(section, backend, settings, &mut plugins).await?),
+        None => None,
     };
-    Ok(Job { source, request })
+    let source = plugins.source(config, section, settings).await?;
+    let (tables, skip_tables) = tables(section);
+    let request = SyncRequest {
+        sync: settings.sync_name(&section.spec),
+        tables,
+        skip_tables,
+        targets,
+        state_table,
+    };
+    Ok(Job { source, request, plugins })
+}
+
+fn target(
+    config: &Config,
+    source: &Section<SourceSpec>,
+    section: &Section<DestinationSpec>,
+    made: Arc<dyn Destination>,
+    settings: &Settings,
+    plugins: &mut Running,
+) -> Result<Target> {
+    let spec = &section.spec;
+    let write_mode = match section.origin {
+        Some(_) => spec.write_mode,
+        None => usual_mode(source, made.as_ref()),
+    };
+    let transformers = spec.transformers.iter().filter_map(|name| config.transformer(name));
+    let transformers = transformers.map(|t| plugins.transformer(t, settings));
+    Ok(Target {
+        write_mode,
+        metadata_columns: metadata_columns(source, section),
+        sync_group_id: settings.sync_group(&spec.sync_group_id),
+        key: match spec.pk_mode {
+            PkMode::Default => KeyChoice::Source,
+            PkMode::CqIdOnly => KeyChoice::RowId,
+        },
+        may_migrate: settings.may_migrate,
+        may_recreate: spec.migrate_mode == MigrateMode::Forced,
+        transformers: transformers.collect::<Result<_>>()?,
+        ..Target::new(&spec.name, made)
+    })
+}
+
+/// Where a plugin keeps its cursors.
+async fn state_table(
+    source: &Section<SourceSpec>,
+    backend: &Section<DestinationSpec>,
+    settings: &Settings,
+    plugins: &mut Running,
+) -> Result<StateTable> {
+    let name = source.spec.backend_options.as_ref().map_or("", |options| &options.table_name);
+    let own = source.spec.destinations.iter().position(|name| *name == backend.spec.name);
+    let keeper = match own {
+        Some(index) => Keeper::Target(index),
+        None => Keeper::Apart {
+            name: backend.spec.name.clone(),
+            destination: plugins.destination(backend, settings).await?,
+        },
+    };
+    Ok(StateTable { table: state_table::table(name), keeper })
+}
+
+/// The entries of `tables` as the engine takes them. A plugin gets the patterns and answers with
+/// the tables they mean, dependent ones and skipped ones considered: whatever it names is synced,
+/// and the entries only say how.
+fn tables(section: &Section<SourceSpec>) -> (Vec<TableOptions>, Vec<String>) {
+    let spec = &section.spec;
+    let entries = || spec.tables.iter().map(|entry| table_options(&entry.0));
+    if !section.driver.is_plugin() {
+        return (entries().collect(), spec.skip_tables.clone());
+    }
+    let all = TableOptions { name: "*".to_owned(), ..TableOptions::default() };
+    let says_more = |options: &TableOptions| {
+        *options != TableOptions { name: options.name.clone(), ..TableOptions::default() }
+    };
+    let mut tables: Vec<TableOptions> =
+        if entries().any(|options| says_more(&options)) { entries().collect() } else { Vec::new() };
+    if !tables.contains(&all) {
+        tables.push(all);
+    }
+    (tables, Vec::new())
 }
 
 /// The write mode where nobody named one: `overwrite`, because nobody who names a database on the
@@ -63,7 +149,7 @@ pub async fn job(config: &Config, section: &Section<SourceSpec>, may_migrate: bo
 pub fn usual_mode(source: &Section<SourceSpec>, destination: &dyn Destination) -> WriteMode {
     let supported = destination.capabilities().write_modes;
     // A file is read once: nobody has to name a cursor for that.
-    let has_own_cursor = source.connector.kind() == "files";
+    let has_own_cursor = source.driver.connector().is_some_and(|c| c.kind() == "files");
     let is_incremental = source.spec.tables.iter().any(|entry| match entry.0.read_mode {
         Some(mode) => mode == ReadMode::Incremental,
         None => entry.0.cursor.is_some() || has_own_cursor,
@@ -74,34 +160,48 @@ pub fn usual_mode(source: &Section<SourceSpec>, destination: &dyn Destination) -
     mode.or(supported.first().copied()).unwrap_or(WriteMode::Overwrite)
 }
 
-/// Makes a source. Connects to nothing yet.
+/// Makes a built-in source. Connects to nothing yet.
 ///
 /// # Errors
 /// `Config` where its settings are wrong, at the place of the key.
 pub async fn source(section: &Section<SourceSpec>) -> Result<Arc<dyn Source>> {
-    let spec = Value::Object(section.spec.spec.clone());
-    let source = section.connector.source(spec).await;
+    let Driver::Builtin(connector) = section.driver else {
+        return Err(not_builtin(&section.spec.name).into());
+    };
+    let source = connector.source(Value::Object(section.spec.spec.clone())).await;
     source.map(Arc::from).map_err(|error| section.connector_failure(error))
 }
 
-/// Makes a destination. Connects to nothing yet.
+/// Makes a built-in destination. Connects to nothing yet.
 ///
 /// # Errors
 /// As [`source`].
 pub async fn destination(section: &Section<DestinationSpec>) -> Result<Arc<dyn Destination>> {
-    let spec = Value::Object(section.spec.spec.clone());
-    let destination = section.connector.destination(spec).await;
+    let Driver::Builtin(connector) = section.driver else {
+        return Err(not_builtin(&section.spec.name).into());
+    };
+    let destination = connector.destination(Value::Object(section.spec.spec.clone())).await;
     destination.map(Arc::from).map_err(|error| section.connector_failure(error))
 }
 
+fn not_builtin(name: &str) -> Error {
+    Error::internal("A plugin was taken for a built-in connector").context("name", name)
+}
+
 /// Stale rows are told by their source and the time of their sync: a destination that deletes
-/// them has CloudQuery's columns, and others have them when they are asked for.
-fn metadata_columns(source: &SourceSpec, destination: &DestinationSpec) -> MetadataColumns {
-    let is_stale_deleted = destination.write_mode == WriteMode::OverwriteDeleteStale
-        || source.tables.iter().any(|t| t.0.write_mode == Some(WriteMode::OverwriteDeleteStale));
-    let default =
-        if is_stale_deleted { MetadataColumns::CloudQuery } else { MetadataColumns::None };
-    destination.metadata_columns.unwrap_or(default)
+/// them has CloudQuery's columns, and so has all that a plugin sends or gets. Others have them
+/// when they are asked for.
+fn metadata_columns(
+    source: &Section<SourceSpec>,
+    destination: &Section<DestinationSpec>,
+) -> MetadataColumns {
+    let stale = WriteMode::OverwriteDeleteStale;
+    let has_them = source.driver.is_plugin()
+        || destination.driver.is_plugin()
+        || destination.spec.write_mode == stale
+        || source.spec.tables.iter().any(|t| t.0.write_mode == Some(stale));
+    let default = if has_them { MetadataColumns::CloudQuery } else { MetadataColumns::None };
+    destination.spec.metadata_columns.unwrap_or(default)
 }
 
 fn table_options(settings: &TableSettings) -> TableOptions {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use highwater_core::{Destination, Error, State, StateStore};
 use highwater_engine::planning::state_key;
 
-use crate::args::PlaceArgs;
+use crate::args::{Global, PlaceArgs};
 use crate::config::{Config, endpoints};
 use crate::failure::Result;
+use crate::plugins::Settings;
 use crate::{inputs, jobs};
 
 /// One state store, and the syncs whose state is looked for in it.
@@ -52,7 +53,7 @@ impl Store {
 ///
 /// # Errors
 /// `Config` or `Unsupported` for what is wrong there.
-pub async fn stores(args: &PlaceArgs) -> Result<Vec<Store>> {
+pub async fn stores(args: &PlaceArgs, global: &Global) -> Result<Vec<Store>> {
     if let [one] = args.what.as_slice()
         && endpoints::is_endpoint(one)
     {
@@ -61,13 +62,13 @@ pub async fn stores(args: &PlaceArgs) -> Result<Vec<Store>> {
         let syncs = args.name.iter().cloned().collect();
         return Ok(vec![Store { name: section.spec.name, keeper, syncs }]);
     }
-    of_config(&inputs::config(&args.to_sync_args())?).await
+    of_config(&inputs::config(&args.to_sync_args())?, &Settings::new(global)).await
 }
 
-async fn of_config(config: &Config) -> Result<Vec<Store>> {
+async fn of_config(config: &Config, settings: &Settings) -> Result<Vec<Store>> {
     let mut stores: Vec<Store> = Vec::new();
     for section in &config.sources {
-        let job = jobs::job(config, section, false).await?;
+        let job = jobs::job(config, section, settings).await?;
         let backend = crate::config::check::backend(config, section)?;
         for target in &job.request.targets {
             let key = state_key(&job.request, target);

@@ -113,22 +113,6 @@ fn two_sources_of_one_name() {
 fn a_connector_that_is_not_there() {
     with_source(&source(GOOD).replace("path: sqlite", "path: sqlte"))
         .matches("config_no_connector");
-    let aws = "path: cloudquery/aws\n  registry: cloudquery\n  version: v25.2.2";
-    with_source(&source(GOOD).replace("path: sqlite", aws)).matches("config_other_registry");
-}
-
-#[test]
-fn what_is_not_supported_is_refused_and_never_ignored() {
-    for key in ["deterministic_cq_id: true", "skip_dependent_tables: false", "otel_endpoint: x"] {
-        let mut session = Session::new();
-        session.file("sync.yml", &format!("{}{DESTINATION}", source(&format!("  {key}\n{GOOD}"))));
-        assert_eq!(session.run("validate-config sync.yml"), 2, "{key}");
-    }
-    let mut session = Session::new();
-    let destination = DESTINATION.replace("  spec:", "  migrate_mode: forced\n  spec:");
-    session.file("sync.yml", &format!("{}{destination}", source(GOOD)));
-    assert_eq!(session.run("validate-config sync.yml"), 2);
-    session.matches("config_unsupported");
 }
 
 #[test]

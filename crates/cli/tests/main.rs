@@ -8,5 +8,6 @@ mod commands;
 mod configuration;
 mod crash;
 mod data;
+mod plugin_configuration;
 mod silent;
 mod transcript;

@@ -63,6 +63,8 @@ impl Example {
                 take_over: false,
                 tasks: None,
                 summary_location: None,
+                tables_metrics_location: None,
+                shard: None,
             },
         };
         sync.run(global).await

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::Global;
 use crate::config::Config;
+use crate::config::driver::Driver;
 use crate::config::endpoints::{self, UrlTables};
 use crate::exit::Exit;
 use crate::failure::Result;
@@ -138,7 +139,7 @@ async fn file(config: &Config, tables: &[Table], asked: Option<WriteMode>) -> Re
             json!(spec.destinations)
         );
         out.push_str(&entries(tables));
-        out.push_str(&inner(section.connector, &spec.spec, Role::Source));
+        out.push_str(&inner(section.driver, &spec.spec, Role::Source));
     }
     for section in &config.destinations {
         let spec = &section.spec;
@@ -153,7 +154,7 @@ async fn file(config: &Config, tables: &[Table], asked: Option<WriteMode>) -> Re
             spec.path,
             modes.join(", "),
         );
-        out.push_str(&inner(section.connector, &spec.spec, Role::Destination));
+        out.push_str(&inner(section.driver, &spec.spec, Role::Destination));
     }
     Ok(out)
 }
@@ -193,11 +194,10 @@ fn likely_cursor(table: &Table) -> Option<&str> {
     fields.next().map(|field| field.name().as_str())
 }
 
-fn inner(connector: &dyn Connector, spec: &Map<String, Value>, role: Role) -> String {
-    let mut out = format!(
-        "  # {}'s own settings; docs/configuration.md has all of them.\n  spec:\n",
-        connector.kind()
-    );
+fn inner(driver: Driver, spec: &Map<String, Value>, role: Role) -> String {
+    let kind = driver.connector().map_or("the plugin", Connector::kind);
+    let mut out =
+        format!("  # {}'s own settings; docs/configuration.md has all of them.\n  spec:\n", kind);
     for (key, value) in spec {
         let value = match value {
             Value::String(text) => json!(without_password(text, role)),

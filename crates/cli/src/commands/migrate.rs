@@ -7,6 +7,7 @@ use super::{at_job, at_table};
 use crate::args::{Global, SyncArgs};
 use crate::exit::Exit;
 use crate::failure::Result;
+use crate::plugins::Settings;
 use crate::{inputs, jobs, output};
 
 /// Create and alter the destination tables that a sync needs, without rows
@@ -24,9 +25,10 @@ impl Migrate {
     /// The first thing that cannot be done; what was done before stays.
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = inputs::config(&self.what)?;
+        let settings = Settings::new(global);
         let (mut text, mut done) = (String::new(), Vec::new());
         for section in &config.sources {
-            let job = jobs::job(&config, section, true).await?;
+            let job = jobs::job(&config, section, &settings).await?;
             let plans = match highwater_engine::plan(job.source.as_ref(), &job.request).await {
                 Ok(plans) => plans,
                 Err(error) => return Err(at_job(section, &job, error).await),

@@ -11,6 +11,7 @@ use crate::config::check;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs;
+use crate::plugins::Settings;
 use crate::{hints, inputs, output};
 
 /// Show what a sync would read, write and alter; nothing is touched
@@ -31,9 +32,10 @@ impl Plan {
     /// `Config` or `Unsupported` for what cannot be done as asked.
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = inputs::config(&self.what)?;
+        let settings = Settings { may_migrate: !self.no_migrate, ..Settings::new(global) };
         let (mut exit, mut text, mut syncs) = (Exit::Success, String::new(), Vec::new());
         for section in &config.sources {
-            let job = jobs::job(&config, section, !self.no_migrate).await?;
+            let job = jobs::job(&config, section, &settings).await?;
             let plans = match highwater_engine::plan(job.source.as_ref(), &job.request).await {
                 Ok(plans) => plans,
                 Err(error) => {

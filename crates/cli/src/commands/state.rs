@@ -105,7 +105,7 @@ impl State {
 
 async fn list(what: &PlaceArgs, global: &Global) -> Result<Exit> {
     let (mut rows, mut values) = (Vec::new(), Vec::new());
-    for store in stores::stores(what).await? {
+    for store in stores::stores(what, global).await? {
         for sync in store.store()?.list().await? {
             let state = store.store()?.look(&sync).await?;
             let (tables, cursors) = (state.tables.len() as u64, state.cursors.len() as u64);
@@ -130,7 +130,7 @@ async fn show(what: &PlaceArgs, wanted: &[String], global: &Global) -> Result<Ex
         wanted.is_empty() || key.table().is_some_and(|t| wanted.iter().any(|w| *w == t.to_string()))
     };
     let (mut rows, mut values) = (Vec::new(), Vec::new());
-    for store in stores::stores(what).await? {
+    for store in stores::stores(what, global).await? {
         for (sync, mut state) in store.states().await? {
             state.cursors.retain(|key, _| is_wanted(key));
             for (key, position) in report::cursors(&state) {
@@ -162,7 +162,7 @@ async fn set(one: &One, table: &str, to: &str, part: &str, global: &Global) -> R
     let cursor: Value = serde_json::from_str(to)
         .map_err(|error| Error::config("The cursor is not JSON").hint(form).caused_by(error))?;
     let rest = format!("set --table {} --to {}", hints::quoted(table), hints::quoted(to));
-    let change = Change::open(one, &rest).await?;
+    let change = Change::open(one, &rest, global).await?;
     let written = async {
         let name = change.known_table(one, table).await?;
         let key = CursorKey::from_parts(Some(name), part);
@@ -207,7 +207,7 @@ async fn reset(one: &One, tables: &[String], global: &Global) -> Result<Exit> {
             format!("{all} --table {}", hints::quoted(table))
         }),
     };
-    let change = Change::open(one, &rest).await?;
+    let change = Change::open(one, &rest, global).await?;
     let forgotten = change.forget(tables).await;
     change.close().await?;
     let count = forgotten?;
@@ -240,12 +240,12 @@ struct Change {
 
 impl Change {
     /// `rest` is the action and its flags, for the hint where it is not clear whose state is meant.
-    async fn open(one: &One, rest: &str) -> Result<Self> {
+    async fn open(one: &One, rest: &str, global: &Global) -> Result<Self> {
         let is_meant = |wanted: &Option<String>, name: &String| {
             wanted.as_ref().is_none_or(|wanted| wanted == name)
         };
         let mut found = Vec::new();
-        for store in stores::stores(&one.what).await? {
+        for store in stores::stores(&one.what, global).await? {
             if !is_meant(&one.destination, &store.name) {
                 continue;
             }

@@ -25,7 +25,7 @@ impl Status {
     /// `Transient` when a destination cannot be reached.
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let (mut text, mut values) = (String::new(), Vec::new());
-        for store in stores::stores(&self.what).await? {
+        for store in stores::stores(&self.what, global).await? {
             for (sync, state) in store.states().await? {
                 text.push_str(&words(&sync, &store.name, &state));
                 values.push(value(&sync, &store.name, &state));

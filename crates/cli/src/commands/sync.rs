@@ -17,6 +17,7 @@ use crate::config::{Config, Section};
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs::{self, Job};
+use crate::plugins::Settings;
 use crate::progress::Level;
 use crate::{hints, inputs, output, progress, report, stop};
 
@@ -42,12 +43,13 @@ impl Sync {
     /// `Config` or `Unsupported` for what is wrong before or in one of them.
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = inputs::config(&self.what)?;
+        let settings = Settings::of_run(global, &self.run);
         let mut summary_file =
             self.run.summary_location.as_deref().map(open_summary).transpose()?;
         // What is wrong with the last source is found before the first one moves a row.
         let mut jobs = Vec::new();
         for section in &config.sources {
-            let job = jobs::job(&config, section, !self.run.no_migrate).await?;
+            let job = jobs::job(&config, section, &settings).await?;
             lengths::check(section, &job).await?;
             jobs.push((section, job));
         }

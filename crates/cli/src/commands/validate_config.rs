@@ -12,6 +12,8 @@ use crate::config::expand::Surroundings;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::count;
+use crate::plugins::Settings;
+use crate::running::Running;
 use crate::{inputs, jobs, output};
 
 /// Check a configuration without connecting to anything
@@ -28,7 +30,7 @@ impl ValidateConfig {
     /// # Errors
     /// `Config` or `Unsupported` at the first thing that is wrong.
     pub async fn run(self, global: &Global) -> Result<Exit> {
-        match self.checked().await {
+        match self.checked(&Settings::new(global)).await {
             Ok((sources, destinations)) => say(sources, destinations, global.json)?,
             Err(failure) => {
                 if global.json {
@@ -41,7 +43,7 @@ impl ValidateConfig {
     }
 
     /// The number of sources and destinations.
-    async fn checked(&self) -> Result<(usize, usize)> {
+    async fn checked(&self, settings: &Settings) -> Result<(usize, usize)> {
         let config = match self.what.what.as_slice() {
             // A folder is one of configuration files here, and data for nobody.
             [folder] if Path::new(folder).is_dir() => {
@@ -55,10 +57,10 @@ impl ValidateConfig {
                 .into());
         }
         for section in &config.destinations {
-            jobs::destination(section).await?;
+            Running::default().destination(section, settings).await?;
         }
         for section in &config.sources {
-            jobs::job(&config, section, true).await?;
+            jobs::job(&config, section, settings).await?;
         }
         Ok((config.sources.len(), config.destinations.len()))
     }

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use highwater_core::Error;
+use highwater_core::{Error, WriteMode};
+use serde_json::Value;
 
-use super::spec::{DestinationSpec, SourceSpec};
+use super::references::{self, Reference};
+use super::spec::{DestinationSpec, Document, Registry, SourceSpec};
 use super::{Config, Section, de};
 use crate::failure::Result;
 
@@ -14,42 +16,112 @@ use crate::failure::Result;
 /// # Errors
 /// `Config` or `Unsupported` at the first name or reference that is wrong.
 pub fn check(config: &Config) -> Result<()> {
-    unique(&config.sources, "source", |s| &s.name)?;
-    unique(&config.destinations, "destination", |d| &d.name)?;
+    unique(&config.sources, "source")?;
+    unique(&config.destinations, "destination")?;
+    unique(&config.transformers, "transformer")?;
+    for destination in &config.destinations {
+        self::destination(config, destination)?;
+    }
     let mut versions = BTreeMap::new();
     for source in &config.sources {
-        if source.spec.tables.is_empty() {
-            let error = Error::config("No table is named").hint("tables: [\"*\"]");
-            return Err(source.failure("tables", error));
-        }
-        if source.spec.destinations.is_empty() {
-            let known = config.destinations.first().map_or("NAME", |d| &d.spec.name);
-            let error = Error::config("No destination is named")
-                .hint(format!("destinations: [\"{known}\"]"));
-            return Err(source.failure("destinations", error));
-        }
+        not_empty(config, source)?;
         for (i, name) in source.spec.destinations.iter().enumerate() {
-            known(config, source, &format!("destinations.{i}"), name)?;
-            let version = source.spec.version.as_deref().unwrap_or_default();
+            let destination = known(config, source, &format!("destinations.{i}"), name)?;
+            group_of_stale(source, destination)?;
+            let version = hub_version(&source.spec);
             let before = versions.insert((name, &source.spec.path), version);
             if before.is_some_and(|before| before != version) {
                 let error = Error::config(
                     "Two sources of this path with different versions use the same destination",
                 )
-                .context("destination", name);
+                .context("destination", name)
+                .hint(format!("version: {}", before.unwrap_or_default()));
                 return Err(source.failure("version", error));
             }
         }
         backend(config, source)?;
+        settings(config, source)?;
     }
     Ok(())
 }
 
-fn unique<S>(sections: &[Section<S>], what: &str, name: fn(&S) -> &String) -> Result<()> {
+/// The version, where it says which program runs.
+fn hub_version(spec: &SourceSpec) -> &str {
+    match spec.registry {
+        None | Some(Registry::Cloudquery) => spec.version().unwrap_or_default(),
+        _ => "",
+    }
+}
+
+fn not_empty(config: &Config, source: &Section<SourceSpec>) -> Result<()> {
+    if source.spec.tables.is_empty() {
+        let error = Error::config("No table is named").hint("tables: [\"*\"]");
+        return Err(source.failure("tables", error));
+    }
+    if source.spec.destinations.is_empty() {
+        let known = config.destinations.first().map_or("NAME", |d| &d.spec.name);
+        let error =
+            Error::config("No destination is named").hint(format!("destinations: [\"{known}\"]"));
+        return Err(source.failure("destinations", error));
+    }
+    Ok(())
+}
+
+/// What a destination says of transformers and of groups.
+fn destination(config: &Config, section: &Section<DestinationSpec>) -> Result<()> {
+    for (i, name) in section.spec.transformers.iter().enumerate() {
+        if config.transformer(name).is_some() {
+            continue;
+        }
+        let names: Vec<String> = config.transformers.iter().map(|t| t.spec.name.clone()).collect();
+        let hint = if names.is_empty() {
+            "add a document with `kind: transformer`".to_owned()
+        } else {
+            de::one_of(name, &names)
+        };
+        let error = Error::config(format!("There is no transformer `{name}`")).hint(hint);
+        return Err(section.failure(&format!("transformers.{i}"), error));
+    }
+    if !section.spec.sync_group_id.is_empty()
+        && section.spec.write_mode == WriteMode::OverwriteDeleteStale
+    {
+        return Err(section.failure("sync_group_id", stale_group()));
+    }
+    Ok(())
+}
+
+/// A table's own mode may be the one that does not go with groups.
+fn group_of_stale(
+    source: &Section<SourceSpec>,
+    destination: &Section<DestinationSpec>,
+) -> Result<()> {
+    if destination.spec.sync_group_id.is_empty() {
+        return Ok(());
+    }
+    let stale = Some(WriteMode::OverwriteDeleteStale);
+    match source.spec.tables.iter().position(|entry| entry.0.write_mode == stale) {
+        None => Ok(()),
+        Some(i) => {
+            let error = stale_group().context("destination", &destination.spec.name);
+            Err(source.failure(&format!("tables.{i}.write_mode"), error))
+        }
+    }
+}
+
+fn stale_group() -> Error {
+    Error::config(
+        "`sync_group_id` does not go with `overwrite-delete-stale`: rows of older groups would be \
+         deleted",
+    )
+    .hint("write_mode: append")
+}
+
+fn unique<S: Document>(sections: &[Section<S>], what: &str) -> Result<()> {
     for (i, section) in sections.iter().enumerate() {
-        let name_here = name(&section.spec);
-        if sections[..i].iter().any(|s| name(&s.spec) == name_here) {
-            let error = Error::config(format!("There are two {what}s with the name `{name_here}`"));
+        let name = section.spec.name();
+        if sections[..i].iter().any(|s| s.spec.name() == name) {
+            let error = Error::config(format!("There are two {what}s with the name `{name}`"))
+                .hint(format!("name: {name}-2"));
             return Err(section.failure("name", error));
         }
     }
@@ -74,7 +146,7 @@ fn known<'a>(
     })
 }
 
-/// The destination that keeps the cursors of a source, where it is not the one with the rows.
+/// The destination that keeps the cursors of a source, where the source says.
 ///
 /// # Errors
 /// `Config` when the reference leads nowhere, `Unsupported` when it is no reference.
@@ -83,25 +155,60 @@ pub fn backend<'a>(
     source: &Section<SourceSpec>,
 ) -> Result<Option<&'a Section<DestinationSpec>>> {
     let Some(options) = &source.spec.backend_options else { return Ok(None) };
-    if options.table_name.is_empty() {
-        let error = Error::config("The key `table_name` is empty");
-        return Err(source.failure("backend_options.table_name", error));
+    for (key, value) in [("table_name", &options.table_name), ("connection", &options.connection)] {
+        if value.is_empty() {
+            let error = Error::config(format!("The key `{key}` is empty"))
+                .hint(format!("{key}: {}", de::example(key)));
+            return Err(source.failure(&format!("backend_options.{key}"), error));
+        }
     }
     let path = "backend_options.connection";
-    let reference = options.connection.strip_prefix("@@plugins.");
-    let Some(reference) = reference else {
+    let text = Value::String(options.connection.clone());
+    let found = references::all(&text, path);
+    let whole = |r: &&Reference| {
+        options.connection == format!("@@plugins.{}.{}", r.name, r.property)
+            || options.connection == format!("@@plugins.{}", r.name)
+    };
+    let Some(reference) = found.first().filter(whole) else {
         let example = config.destinations.first().map_or("NAME", |d| &d.spec.name);
         let error =
             Error::unsupported("The connection of a state backend has to name a destination")
                 .hint(format!("connection: \"@@plugins.{example}.connection\""));
         return Err(source.failure(path, error));
     };
-    let Some(name) = reference.strip_suffix(".connection") else {
+    resolved(config, source, reference).map(Some)
+}
+
+/// The references in a plugin's own settings lead to destinations that have an address.
+fn settings(config: &Config, source: &Section<SourceSpec>) -> Result<()> {
+    if !source.driver.is_plugin() {
+        return Ok(());
+    }
+    let backend = backend(config, source)?.map(|b| &b.spec.name);
+    let settings = Value::Object(source.spec.spec.clone());
+    for reference in references::all(&settings, "spec") {
+        let destination = resolved(config, source, &reference)?;
+        if Some(&destination.spec.name) != backend && !destination.driver.is_plugin() {
+            let error = Error::config("A built-in destination has no address for a plugin")
+                .context("destination", &destination.spec.name)
+                .hint("as the state backend of this source it has one: `backend_options`");
+            return Err(source.failure(&reference.path, error));
+        }
+    }
+    Ok(())
+}
+
+fn resolved<'a>(
+    config: &'a Config,
+    source: &Section<SourceSpec>,
+    reference: &Reference,
+) -> Result<&'a Section<DestinationSpec>> {
+    if reference.property != "connection" {
         let error = Error::config("A destination has the property `connection` only")
             .hint("connection: \"@@plugins.NAME.connection\"");
-        return Err(source.failure(path, error));
-    };
-    known(config, source, path, name).map(Some)
+        return Err(source.failure(&reference.path, error));
+    }
+    known(config, source, &reference.path, &reference.name)
 }
 
 /// What a sync needs beyond valid documents.

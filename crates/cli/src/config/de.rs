@@ -78,11 +78,30 @@ impl de::Error for Problem {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { error: Error::config(format!("The key `{field}` is missing")), place: None }
+        let error = Error::config(format!("The key `{field}` is missing"));
+        let error = match example(field) {
+            "" => error,
+            example => error.hint(format!("{field}: {example}")),
+        };
+        Self { error, place: None }
     }
 
     fn duplicate_field(field: &'static str) -> Self {
         Self { error: Error::config(format!("The key `{field}` is there twice")), place: None }
+    }
+}
+
+/// What may stand behind a key that has to be there.
+pub fn example(field: &str) -> &'static str {
+    match field {
+        "kind" => "source   # or destination, transformer",
+        "name" => "NAME",
+        "path" => "postgresql   # or a plugin: TEAM/NAME",
+        "tables" => "[\"*\"]",
+        "destinations" => "[NAME]",
+        "table_name" => "cq_state",
+        "connection" => "\"@@plugins.NAME.connection\"",
+        _ => "",
     }
 }
 
@@ -364,7 +383,7 @@ mod tests {
         for (yaml, expected) in [
             ("name: a\nports: 5\n", "2:1 Unknown key `ports` [did you mean `port`?]"),
             ("name: 5\n", "1:7 Key `name`: expected a text, found a number [put it in quotes]"),
-            ("port: 5\n", "1:1 The key `name` is missing"),
+            ("port: 5\n", "1:1 The key `name` is missing [name: NAME]"),
             (
                 "name: a\nmode: upsert\n",
                 "2:7 `upsert` is not a value of this key [one of `append`]",

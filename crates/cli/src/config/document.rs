@@ -1,19 +1,18 @@
 //! One YAML document: a source, a destination or a transformer.
 
-use highwater_core::{Connector, Error, Role};
-use highwater_engine::selection::closest;
+use highwater_core::{Error, Role};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::de::{self, Problem};
+use super::driver::{Driver, required};
 use super::expand::{Surroundings, expand};
 use super::node::{Node, NodeValue};
-use super::spec::{DestinationSpec, MigrateMode, PkMode, Registry, SourceSpec, TransformerSpec};
+use super::spec::{DestinationSpec, SourceSpec, TableEntry, TransformerSpec};
 use super::text::DocumentText;
 use super::{Config, Section};
 use crate::failure::{Failure, Result};
-use crate::registry;
 
 /// The document that a section was read from.
 #[derive(Debug, Clone)]
@@ -59,7 +58,7 @@ pub fn read(document: &DocumentText, around: &Surroundings<'_>, config: &mut Con
     match header.kind {
         Kind::Source => config.sources.push(source(origin)?),
         Kind::Destination => config.destinations.push(destination(origin)?),
-        Kind::Transformer => return Err(transformer(&origin)?),
+        Kind::Transformer => config.transformers.push(transformer(origin)?),
     }
     Ok(())
 }
@@ -72,120 +71,97 @@ fn typed<'de, T: Deserialize<'de>>(node: &'de Node, document: &DocumentText) -> 
 fn source(origin: Origin) -> Result<Section<SourceSpec>> {
     let mut spec: SourceSpec = typed(&origin.spec, &origin.document)?;
     required(&origin, "name", &spec.name)?;
-    let connector = connector(&origin, &spec.path, spec.registry)?;
-    for (key, is_set) in [
-        ("docker_registry_auth_token", is_set(spec.docker_registry_auth_token.as_ref())),
-        ("skip_dependent_tables", !spec.skip_dependent_tables),
-        ("deterministic_cq_id", spec.deterministic_cq_id),
-        ("otel_endpoint", !spec.otel_endpoint.is_empty()),
-        ("otel_endpoint_insecure", spec.otel_endpoint_insecure),
-    ] {
-        refuse(&origin, key, is_set)?;
+    let driver = Driver::of(&origin, &spec)?;
+    match driver {
+        Driver::Builtin(_) => no_plugin(&origin, &spec)?,
+        Driver::Plugin(_) => own_cursor(&origin, &spec)?,
     }
-    spec.spec = inner(&origin, connector, Role::Source)?;
-    Ok(Section { spec, connector, origin: Some(origin) })
+    spec.spec = inner(&origin, driver, Role::Source)?;
+    Ok(Section { spec, driver, origin: Some(origin) })
 }
 
 fn destination(origin: Origin) -> Result<Section<DestinationSpec>> {
     let mut spec: DestinationSpec = typed(&origin.spec, &origin.document)?;
     required(&origin, "name", &spec.name)?;
-    let connector = connector(&origin, &spec.path, spec.registry)?;
+    let driver = Driver::of(&origin, &spec)?;
+    spec.spec = inner(&origin, driver, Role::Destination)?;
+    Ok(Section { spec, driver, origin: Some(origin) })
+}
+
+fn transformer(origin: Origin) -> Result<Section<TransformerSpec>> {
+    let mut spec: TransformerSpec = typed(&origin.spec, &origin.document)?;
+    required(&origin, "name", &spec.name)?;
+    let driver = Driver::plugin(&origin, &spec)?;
+    // A plugin's settings are the plugin's business in every role.
+    spec.spec = inner(&origin, driver, Role::Destination)?;
+    Ok(Section { spec, driver, origin: Some(origin) })
+}
+
+/// Refuses what a built-in source has no use for: ignoring it would be a lie.
+fn no_plugin(origin: &Origin, spec: &SourceSpec) -> Result<()> {
     for (key, is_set) in [
-        ("docker_registry_auth_token", is_set(spec.docker_registry_auth_token.as_ref())),
-        ("migrate_mode", spec.migrate_mode != MigrateMode::Safe),
-        ("pk_mode", spec.pk_mode != PkMode::Default),
-        ("sync_group_id", !spec.sync_group_id.is_empty()),
-        ("send_sync_summary", spec.send_sync_summary),
-        ("transformers", !spec.transformers.is_empty()),
+        ("deterministic_cq_id", spec.deterministic_cq_id),
+        ("otel_endpoint", !spec.otel_endpoint.is_empty()),
+        ("otel_endpoint_insecure", spec.otel_endpoint_insecure),
     ] {
-        refuse(&origin, key, is_set)?;
-    }
-    spec.spec = inner(&origin, connector, Role::Destination)?;
-    Ok(Section { spec, connector, origin: Some(origin) })
-}
-
-/// The reason why a transformer is refused; what is wrong with its keys comes first.
-fn transformer(origin: &Origin) -> Result<Failure> {
-    let _: TransformerSpec = typed(&origin.spec, &origin.document)?;
-    let error = Error::unsupported("Transformers are not supported yet")
-        .hint("`columns` of a table entry chooses columns");
-    Ok(origin.failure("", error))
-}
-
-fn is_set(text: Option<&String>) -> bool {
-    text.is_some_and(|t| !t.is_empty())
-}
-
-fn required(origin: &Origin, key: &str, value: &str) -> Result<()> {
-    if value.is_empty() {
-        return Err(origin.failure(key, Error::config(format!("The key `{key}` is empty"))));
+        if is_set {
+            let error = Error::unsupported(format!("`{key}` is for plugins, and this is none"))
+                .hint(format!("leave `{key}` out"));
+            return Err(origin.failure(key, error));
+        }
     }
     Ok(())
 }
 
-/// Refuses a key of CloudQuery that has no meaning here yet: ignoring it would be a lie.
-fn refuse(origin: &Origin, key: &str, is_set: bool) -> Result<()> {
-    if !is_set {
-        return Ok(());
-    }
-    let error = Error::unsupported(format!("This value of `{key}` is not supported yet"))
-        .hint(format!("leave `{key}` out"));
-    Err(origin.failure(key, error))
-}
-
-fn connector(
-    origin: &Origin,
-    path: &str,
-    from: Option<Registry>,
-) -> Result<&'static dyn Connector> {
-    required(origin, "path", path)?;
-    let found = registry::by_path(path);
-    let is_builtin = matches!(from, None | Some(Registry::Builtin));
-    match found {
-        Some(connector) if is_builtin || path.starts_with("cloudquery/") => Ok(connector),
-        _ if !is_builtin => {
-            let from = from.unwrap_or(Registry::Cloudquery);
-            let error = Error::unsupported(format!(
-                "Plugins of the registry `{from}` are not supported yet"
-            ));
-            Err(origin.failure("registry", error.hint(hint_for(path))))
+/// Refuses settings of a table that only the plugin itself could follow.
+fn own_cursor(origin: &Origin, spec: &SourceSpec) -> Result<()> {
+    for (i, TableEntry(table)) in spec.tables.iter().enumerate() {
+        for (key, is_set) in [
+            ("cursor", table.cursor.is_some()),
+            ("read_mode", table.read_mode.is_some()),
+            ("null_cursor", table.null_cursor.is_some()),
+            ("lookback", table.lookback.is_some()),
+        ] {
+            if is_set {
+                let error = Error::config(format!(
+                    "`{key}` has no effect here: a plugin decides by itself what is new"
+                ))
+                .hint(format!("leave `{key}` out"));
+                return Err(origin.failure(&format!("tables.{i}.{key}"), error));
+            }
         }
-        _ => {
-            let error = Error::config(format!("There is no connector `{path}`"));
-            Err(origin.failure("path", error.hint(hint_for(path))))
+        let columns = table.columns.iter().flatten().enumerate();
+        if let Some((n, _)) = columns.into_iter().find(|(_, column)| column.0.as_type.is_some()) {
+            let error = Error::config("A plugin has no other text of a value")
+                .hint("name the column without `type`");
+            return Err(origin.failure(&format!("tables.{i}.columns.{n}.type"), error));
         }
     }
+    Ok(())
 }
 
-fn hint_for(path: &str) -> String {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    let names: Vec<String> = registry::CONNECTORS
-        .iter()
-        .flat_map(|c| c.aliases().iter().copied().chain([c.kind()]))
-        .map(str::to_owned)
-        .collect();
-    match closest(name, &names) {
-        Some(known) => format!("path: {known}"),
-        None => format!(
-            "`registry: builtin` is supported, with `path: {}`",
-            registry::kinds().join("`, `")
-        ),
-    }
-}
-
-/// The connector's own settings, with variables turned into the types that its schema asks for.
-fn inner(
-    origin: &Origin,
-    connector: &'static dyn Connector,
-    role: Role,
-) -> Result<Map<String, Value>> {
+/// The connector's own settings, with variables turned into the types that its schema asks for. A
+/// plugin's are what stands in the file: only the plugin knows what it asks for.
+fn inner(origin: &Origin, driver: Driver, role: Role) -> Result<Map<String, Value>> {
     let Some(node) = origin.spec.get("spec") else { return Ok(Map::new()) };
-    let schema = connector.spec_schema(role);
-    check_keys(origin, node, &schema)?;
-    let spec = to_json(node, Some(&schema), &schema);
-    if let Some((path, error)) = wrong_value(&spec, &schema, &schema, "spec") {
-        return Err(origin.failure(&path, error));
-    }
+    let spec = match driver {
+        Driver::Builtin(connector) => {
+            let schema = connector.spec_schema(role);
+            check_keys(origin, node, &schema)?;
+            let spec = to_json(node, Some(&schema), &schema);
+            if let Some((path, error)) = wrong_value(&spec, &schema, &schema, "spec") {
+                return Err(origin.failure(&path, error));
+            }
+            spec
+        }
+        Driver::Plugin(_) => match to_json(node, None, &Value::Null) {
+            spec @ (Value::Object(_) | Value::Null) => spec,
+            _ => {
+                let error = Error::config("Key `spec`: expected a mapping");
+                return Err(origin.failure("spec", error));
+            }
+        },
+    };
     match spec {
         Value::Object(spec) => Ok(spec),
         // `spec:` with nothing behind it.

@@ -5,6 +5,7 @@ use std::path::Path;
 use highwater_core::{Connector, Error, Role, WriteMode};
 use serde_json::{Map, Value};
 
+use super::driver::Driver;
 use super::spec::{DestinationSpec, SourceSpec, TableEntry, TableSettings};
 use super::{Config, Section, is_config_file, libpq};
 use crate::failure::Result;
@@ -95,7 +96,7 @@ pub fn config(source: &str, destination: &str, tables: &UrlTables) -> Result<Con
     let destination = destination_section(destination)?;
     let mut source = source_section(source, tables)?;
     source.spec.destinations = vec![destination.spec.name.clone()];
-    Ok(Config { sources: vec![source], destinations: vec![destination] })
+    Ok(Config { sources: vec![source], destinations: vec![destination], transformers: Vec::new() })
 }
 
 /// The source that a URL or path names, without a destination.
@@ -103,7 +104,7 @@ pub fn config(source: &str, destination: &str, tables: &UrlTables) -> Result<Con
 /// # Errors
 /// `Config` when it is nothing that a connector knows.
 pub fn source_config(source: &str, tables: &UrlTables) -> Result<Config> {
-    Ok(Config { sources: vec![source_section(source, tables)?], destinations: Vec::new() })
+    Ok(Config { sources: vec![source_section(source, tables)?], ..Config::default() })
 }
 
 fn source_section(url: &str, tables: &UrlTables) -> Result<Section<SourceSpec>> {
@@ -130,7 +131,7 @@ fn source_section(url: &str, tables: &UrlTables) -> Result<Section<SourceSpec>> 
         otel_endpoint_insecure: false,
         spec,
     };
-    Ok(Section { spec, connector, origin: None })
+    Ok(Section { spec, driver: Driver::Builtin(connector), origin: None })
 }
 
 /// The destination that a URL or path names. Its write mode is `overwrite`: nobody who names a
@@ -157,7 +158,7 @@ pub fn destination_section(url: &str) -> Result<Section<DestinationSpec>> {
         transformers: Vec::new(),
         spec,
     };
-    Ok(Section { spec, connector, origin: None })
+    Ok(Section { spec, driver: Driver::Builtin(connector), origin: None })
 }
 
 fn endpoint(url: &str, role: Role) -> Result<(&'static dyn Connector, Map<String, Value>)> {

@@ -2,28 +2,31 @@
 //! made from two URLs.
 //!
 //! A file goes through [`text`] (cut into documents), [`node`] (a tree that knows its places),
-//! [`expand`] (variables), [`de`] into the types of [`spec`], and [`check`] (what the documents
-//! say of each other). [`endpoints`] makes the same [`Config`] from URLs.
+//! [`expand`] (variables), [`de`] into the types of [`spec`], [`driver`] (connector or plugin), and
+//! [`check`] (what the documents say of each other, [`references`] included). [`endpoints`] makes the same [`Config`] from URLs.
 
 pub mod check;
 pub mod de;
 pub mod document;
+pub mod driver;
 pub mod endpoints;
 pub mod expand;
 pub mod libpq;
 pub mod moment;
 pub mod node;
 pub mod reference;
+pub mod references;
 pub mod spec;
 pub mod text;
 
 use std::path::{Path, PathBuf};
 
-use highwater_core::{Connector, Error, ErrorKind};
+use highwater_core::{Error, ErrorKind};
 
 use self::document::Origin;
+use self::driver::Driver;
 use self::expand::Surroundings;
-use self::spec::{DestinationSpec, SourceSpec};
+use self::spec::{DestinationSpec, SourceSpec, TransformerSpec};
 use self::text::FileText;
 use crate::failure::{Failure, Result};
 
@@ -34,14 +37,16 @@ pub struct Config {
     pub sources: Vec<Section<SourceSpec>>,
     /// Where rows go.
     pub destinations: Vec<Section<DestinationSpec>>,
+    /// What rows go through.
+    pub transformers: Vec<Section<TransformerSpec>>,
 }
 
-/// A source or a destination, the connector that it names, and where it is written.
+/// A document, what does its work, and where it is written.
 pub struct Section<S> {
     /// Its keys.
     pub spec: S,
-    /// Its connector.
-    pub connector: &'static dyn Connector,
+    /// Its connector or plugin.
+    pub driver: Driver,
     /// The document it was read from; `None` when it came from the command line.
     pub origin: Option<Origin>,
 }
@@ -84,6 +89,11 @@ impl Config {
         }
         check::check(&config)?;
         Ok(config)
+    }
+
+    /// The transformer of that name.
+    pub fn transformer(&self, name: &str) -> Option<&Section<TransformerSpec>> {
+        self.transformers.iter().find(|t| t.spec.name == name)
     }
 
     /// The destination of that name.

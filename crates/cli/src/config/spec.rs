@@ -16,18 +16,22 @@ use super::moment;
 pub struct SourceSpec {
     /// The name of the sync. State is kept under it: another name starts from the beginning.
     pub name: String,
-    /// The connector: `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
-    /// (`cloudquery/postgresql`).
+    /// A built-in connector: `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
+    /// (`cloudquery/postgresql`). Or a plugin: `team/name`, a program, an address or an image, as
+    /// `registry` says.
     pub path: String,
-    /// Where the connector comes from. `builtin` is the default where `path` names a built-in
-    /// connector, which `cloudquery/file`, `cloudquery/postgresql` and `cloudquery/sqlite` do
-    /// whatever stands here. No other registry is supported yet.
+    /// Where `path` leads. `builtin`: a connector of highwater, the default where `path` names
+    /// one; so do `cloudquery/file`, `cloudquery/postgresql` and `cloudquery/sqlite` without a
+    /// registry or with `cloudquery`. `local`: a plugin's program. `grpc`: the `host:port` of a
+    /// plugin that runs. `docker`: a plugin's image. `cloudquery`, the default for any other
+    /// path: a plugin of CloudQuery's hub.
     #[serde(default)]
     pub registry: Option<Registry>,
-    /// The version of a CloudQuery plugin. Built-in connectors have none: it is ignored there.
+    /// The version of a plugin of CloudQuery's hub, such as `v1.2.3`; required there, and ignored
+    /// everywhere else.
     #[serde(default)]
     pub version: Option<String>,
-    /// A token for a registry of container images. Not supported yet.
+    /// A token for the registry of a plugin's image.
     #[serde(default)]
     pub docker_registry_auth_token: Option<String>,
     /// The tables to sync: names, patterns in which `*` matches any text, or mappings with
@@ -36,25 +40,27 @@ pub struct SourceSpec {
     /// Names or patterns of tables that are left out. One that matches no table is an error.
     #[serde(default)]
     pub skip_tables: Vec<String>,
-    /// Whether tables that depend on a skipped table are skipped. The built-in connectors have no
-    /// dependent tables; `false` is not supported yet.
+    /// `false` also syncs the tables that depend on a chosen one, where the source is a plugin.
+    /// The built-in connectors have no dependent tables.
     #[serde(default = "yes")]
     pub skip_dependent_tables: bool,
     /// The names of the destinations that get the rows, at least one.
     pub destinations: Vec<String>,
-    /// Keeps the cursors at another destination than the rows.
+    /// Where cursors are kept. A plugin needs this to be incremental: it keeps them as rows of a
+    /// table. A built-in connector needs it where the destination with the rows cannot keep them.
     #[serde(default)]
     pub backend_options: Option<BackendOptions>,
-    /// Whether CloudQuery's `_cq_id` is computed from the key. `true` is not supported yet.
+    /// Whether a plugin computes `_cq_id` from the primary key. Built-in connectors have no
+    /// `_cq_id`, and `true` is an error there.
     #[serde(default)]
     pub deterministic_cq_id: bool,
-    /// An OpenTelemetry endpoint for the plugin. Not supported yet.
+    /// An OpenTelemetry endpoint for the plugin. An error where the source is built in.
     #[serde(default)]
     pub otel_endpoint: String,
-    /// Whether that endpoint has no TLS. Not supported yet.
+    /// Whether that endpoint has no TLS.
     #[serde(default)]
     pub otel_endpoint_insecure: bool,
-    /// The connector's own settings.
+    /// The connector's or plugin's own settings.
     #[serde(default)]
     pub spec: Map<String, Value>,
 }
@@ -65,16 +71,15 @@ pub struct SourceSpec {
 pub struct DestinationSpec {
     /// The name that sources use in `destinations`.
     pub name: String,
-    /// The connector: `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
-    /// (`cloudquery/postgresql`).
+    /// A built-in connector or a plugin; see the source's `path`.
     pub path: String,
-    /// Where the connector comes from; see the source's `registry`.
+    /// Where `path` leads; see the source's `registry`.
     #[serde(default)]
     pub registry: Option<Registry>,
-    /// The version of a CloudQuery plugin. Built-in connectors have none: it is ignored there.
+    /// The version of a plugin; see the source's `version`.
     #[serde(default)]
     pub version: Option<String>,
-    /// A token for a registry of container images. Not supported yet.
+    /// A token for the registry of a plugin's image.
     #[serde(default)]
     pub docker_registry_auth_token: Option<String>,
     /// What a sync leaves behind in a table, where the table's own entry does not say.
@@ -82,51 +87,54 @@ pub struct DestinationSpec {
     #[schemars(schema_with = "write_mode_schema")]
     pub write_mode: WriteMode,
     /// Columns that are added to every row. By default `cloudquery` (`_cq_sync_time` and
-    /// `_cq_source_name`) where rows are written in the mode `overwrite-delete-stale`, else `none`.
+    /// `_cq_source_name`) where source or destination is a plugin, or rows are written in the mode
+    /// `overwrite-delete-stale`; else `none`.
     #[serde(default)]
     #[schemars(schema_with = "metadata_columns_schema")]
     pub metadata_columns: Option<MetadataColumns>,
-    /// Which schema changes are made: `safe` adds and widens columns. `forced`, which drops
-    /// tables, is not supported.
+    /// Which schema changes are made: `safe` adds and widens columns. `forced` also drops a table
+    /// that cannot be altered, with its rows, and makes it anew.
     #[serde(default)]
     pub migrate_mode: MigrateMode,
-    /// Which primary key the tables get: `default` is the source's. `cq-id-only` is not supported
-    /// yet.
+    /// Which primary key the tables get: `default` is the source's; `cq-id-only` is `_cq_id`, and
+    /// none in a table that has no such column.
     #[serde(default)]
     pub pk_mode: PkMode,
-    /// A value for the column `_cq_sync_group_id`. Not supported yet.
+    /// A value for the column `_cq_sync_group_id`, which becomes part of the primary key. May hold
+    /// `{{YEAR}}`, `{{MONTH}}`, `{{DAY}}`, `{{HOUR}}`, `{{MINUTE}}` (of the sync's time in UTC) and
+    /// `{{SYNC_ID}}`. Not with the write mode `overwrite-delete-stale`.
     #[serde(default)]
     pub sync_group_id: String,
-    /// Whether a summary of each sync is written to the destination. `true` is not supported yet;
-    /// `--summary-location` writes it to a file.
+    /// Whether a summary of each sync is added to the destination's table
+    /// `cloudquery_sync_summaries`. `--summary-location` writes it to a file.
     #[serde(default)]
     pub send_sync_summary: bool,
-    /// The transformers that rows go through. Not supported yet.
+    /// The names of the transformers that rows go through, in this order.
     #[serde(default)]
     pub transformers: Vec<String>,
-    /// The connector's own settings.
+    /// The connector's or plugin's own settings.
     #[serde(default)]
     pub spec: Map<String, Value>,
 }
 
-/// The `spec` of a document of `kind: transformer`. Parsed, and not supported yet.
+/// The `spec` of a document of `kind: transformer`: a plugin that rows go through.
 #[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TransformerSpec {
     /// The name that destinations use in `transformers`.
     pub name: String,
-    /// The transformer.
+    /// The plugin; see the source's `path`. No transformer is built in.
     pub path: String,
-    /// Where it comes from.
+    /// Where `path` leads; see the source's `registry`.
     #[serde(default)]
     pub registry: Option<Registry>,
-    /// Its version.
+    /// The version of a plugin; see the source's `version`.
     #[serde(default)]
     pub version: Option<String>,
-    /// A token for a registry of container images.
+    /// A token for the registry of a plugin's image.
     #[serde(default)]
     pub docker_registry_auth_token: Option<String>,
-    /// Its own settings.
+    /// The plugin's own settings.
     #[serde(default)]
     pub spec: Map<String, Value>,
 }
@@ -145,7 +153,8 @@ pub struct TableSettings {
     /// is wanted.
     #[serde(default)]
     pub primary_key: Option<Vec<String>>,
-    /// The cursor field: the column that grows with every change of a row.
+    /// The cursor field: the column that grows with every change of a row. A plugin has its own,
+    /// and this key is an error there, as are `read_mode`, `null_cursor` and `lookback`.
     #[serde(default)]
     pub cursor: Option<String>,
     /// How the table is read. By default `incremental` where there is a cursor, else
@@ -177,15 +186,17 @@ pub struct TableSettings {
     pub history_retention: Option<Period>,
 }
 
-/// Cursors kept at another destination than the rows.
+/// Where cursors are kept.
 #[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackendOptions {
-    /// The name of the table that CloudQuery keeps cursors in. Required as there; highwater keeps
-    /// them in its own state tables at that destination, under the source's name.
+    /// The table in which a plugin keeps its cursors, as rows of `key`, `value` and `version`. The
+    /// cursors of a built-in source are kept in highwater's own state tables at that destination,
+    /// under the source's name.
     pub table_name: String,
     /// `@@plugins.NAME.connection`: NAME is the destination that keeps the cursors. If it is the
-    /// one that gets the rows, cursors and rows are committed together.
+    /// one that gets the rows, cursors and rows are committed together; else the cursors follow
+    /// when all rows are durable.
     pub connection: String,
 }
 
@@ -208,6 +219,54 @@ impl fmt::Display for Registry {
         f.write_str(&format!("{self:?}").to_lowercase())
     }
 }
+
+/// What documents of every kind say of the connector or plugin that they are about.
+pub trait Document {
+    /// Its name.
+    fn name(&self) -> &str;
+    /// Where it is.
+    fn path(&self) -> &str;
+    /// What `path` is.
+    fn registry(&self) -> Option<Registry>;
+    /// The plugin's version.
+    fn version(&self) -> Option<&str>;
+    /// A login for the registry of its image.
+    fn docker_registry_auth_token(&self) -> Option<&str>;
+    /// Its own settings.
+    fn settings(&self) -> &Map<String, Value>;
+}
+
+macro_rules! documents {
+    ($($spec:ty),*) => {
+        $(impl Document for $spec {
+            fn name(&self) -> &str {
+                &self.name
+            }
+
+            fn path(&self) -> &str {
+                &self.path
+            }
+
+            fn registry(&self) -> Option<Registry> {
+                self.registry
+            }
+
+            fn version(&self) -> Option<&str> {
+                self.version.as_deref().filter(|version| !version.is_empty())
+            }
+
+            fn docker_registry_auth_token(&self) -> Option<&str> {
+                self.docker_registry_auth_token.as_deref().filter(|token| !token.is_empty())
+            }
+
+            fn settings(&self) -> &Map<String, Value> {
+                &self.spec
+            }
+        })*
+    };
+}
+
+documents!(SourceSpec, DestinationSpec, TransformerSpec);
 
 /// Which schema changes are made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
