@@ -32,6 +32,7 @@ use tonic::transport::Channel;
 
 pub use download::{Hub, Installed, install};
 pub use logs::LogCounts;
+pub(crate) use ready::endpoint;
 pub use words::said;
 
 use crate::proto::plugin::plugin_client::PluginClient;

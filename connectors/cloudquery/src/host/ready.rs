@@ -27,7 +27,7 @@ pub(super) enum NotReady {
 ///
 /// # Errors
 /// `Config` when `connection` is neither.
-pub(super) fn endpoint(connection: &str) -> Result<Endpoint> {
+pub(crate) fn endpoint(connection: &str) -> Result<Endpoint> {
     let address = if connection.starts_with("unix:") {
         connection.to_owned()
     } else {
