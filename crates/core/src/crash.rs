@@ -59,6 +59,10 @@ crash_points! {
     FileManifest = "file.manifest",
     /// Some of the committed files have their final names.
     FilePublished = "file.published",
+    /// A plugin has handed over its cursor while it reads: it is held, and durable nowhere.
+    PluginFlushed = "plugin.flushed",
+    /// A plugin has sent everything; the rows wait for their commit, the cursor is not sent yet.
+    PluginEnded = "plugin.ended",
     /// A plugin has answered that the rows are written; the cursors are not sent yet.
     PluginWriteClosed = "plugin.write_closed",
     /// Data is durable, the cursor (kept elsewhere) is not saved yet.

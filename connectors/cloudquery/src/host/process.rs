@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use highwater_core::{Error, Result};
@@ -69,6 +69,9 @@ pub(super) struct Process {
     name: String,
     group: Pid,
     stage: watch::Receiver<Stage>,
+    /// The end as the kernel told it: between its being known there and in `stage` there is a
+    /// moment in which neither tells it.
+    peeked: OnceLock<Exit>,
     stopping: AtomicBool,
     book: Arc<LogBook>,
     /// What it prints into.
@@ -129,10 +132,10 @@ impl Process {
                 Ok(status) => Exit { code: status.code(), signal: status.signal() },
                 Err(_) => Exit { code: None, signal: None },
             };
+            stage.send_replace(Stage::Ended(exit));
             // Helpers that the plugin started and left behind.
             let _ = kill_process_group(group, Signal::KILL);
             drop(guard);
-            stage.send_replace(Stage::Ended(exit));
             let everything = async {
                 for reader in [readers.0, readers.1].into_iter().flatten() {
                     let _ = reader.await;
@@ -145,6 +148,7 @@ impl Process {
             name: launch.name,
             group,
             stage: receiver,
+            peeked: OnceLock::new(),
             stopping: AtomicBool::new(false),
             book,
             pipes: pipes.into_iter().flatten().filter_map(Result::ok).collect(),
@@ -179,8 +183,11 @@ impl Process {
 
     fn peek(&self) -> Option<Exit> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status = waitid(WaitId::Pid(self.group), options).ok()??;
-        Some(Exit { code: status.exit_status(), signal: status.terminating_signal() })
+        if let Ok(Some(status)) = waitid(WaitId::Pid(self.group), options) {
+            let exit = Exit { code: status.exit_status(), signal: status.terminating_signal() };
+            let _ = self.peeked.set(exit);
+        }
+        self.peeked.get().copied()
     }
 
     /// Whether what was started is a command that runs a container.
