@@ -3,13 +3,11 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::StringBuilder;
-use arrow_array::{Array, ArrayRef, make_array};
+use arrow_array::ArrayRef;
 use arrow_schema::{DataType, Field, Schema};
 use highwater_core::plan::SYNC_TIME;
-use highwater_core::text::TextColumn;
 use highwater_core::types::{CLOUDQUERY, FROM};
-use highwater_core::{LogicalType, Result, Table, TablePlan};
+use highwater_core::{LogicalType, Result, Table, TablePlan, text};
 
 /// Gives the columns of the target the types that the destination's table has for them, where
 /// that changes no value: instants as wall-clock times in UTC, and what is no plain value as text.
@@ -51,32 +49,16 @@ fn adopted(draft: &TablePlan, field: &Field, there: &Field) -> Option<Field> {
     Some(Field::new(field.name(), data_type, field.is_nullable()))
 }
 
-/// The values of a column in the type of `to`.
+/// The values of a column in the type that [`types`] gave it.
 ///
 /// # Errors
 /// What stands in the way of writing them as text.
 pub(crate) fn column(from: &Field, values: &ArrayRef, to: &Field) -> Result<ArrayRef> {
     match (values.data_type(), to.data_type()) {
-        (a, b) if a == b => Ok(Arc::clone(values)),
-        (DataType::Timestamp(a, _), DataType::Timestamp(b, _)) if a == b => {
-            let data = values.to_data().into_builder().data_type(to.data_type().clone());
-            Ok(make_array(data.build()?))
+        (DataType::Timestamp(a, Some(_)), DataType::Timestamp(b, None)) if a == b => {
+            text::convert(from, values, to)
         }
-        (_, DataType::Utf8) => {
-            let writer = TextColumn::new(from, values.as_ref())?;
-            let mut texts = StringBuilder::with_capacity(values.len(), values.len() * 32);
-            let mut text = String::new();
-            for row in 0..values.len() {
-                if writer.is_null(row) {
-                    texts.append_null();
-                } else {
-                    text.clear();
-                    writer.write(row, &mut text);
-                    texts.append_value(&text);
-                }
-            }
-            Ok(Arc::new(texts.finish()))
-        }
+        (a, DataType::Utf8) if *a != DataType::Utf8 => text::convert(from, values, to),
         // What does not fit is found where the batch is put together.
         _ => Ok(Arc::clone(values)),
     }

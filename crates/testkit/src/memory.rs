@@ -14,8 +14,8 @@ use arrow_schema::Field;
 use async_trait::async_trait;
 use highwater_core::{
     Batch, Capabilities, Checkpoint, Committed, CommittedTables, Destination, DestinationDelivery,
-    Error, ExistingTable, Fence, LogicalType, Op, Partition, Plan, Result, SchemaChange,
-    StateStore, TableName, TablePlan, WriteMode, Writer,
+    Error, ExistingTable, Fence, LogicalType, Op, Output, Partition, Plan, Result, SchemaChange,
+    StateStore, Table, TableName, TablePlan, WriteMode, Writer, text,
 };
 
 use faults::Faults;
@@ -148,6 +148,15 @@ impl Destination for Memory {
             fence: fence.clone(),
             staged: Vec::new(),
         }))
+    }
+
+    async fn read(&self, table: &Table, output: Output) -> Result<()> {
+        let read_back = Arc::new(table.clone());
+        for stored in self.rows(&table.name).unwrap_or_default() {
+            let rows = text::convert_rows(&stored, table)?;
+            output.batch(Batch { table: Arc::clone(&read_back), op: Op::Upsert, rows }).await?;
+        }
+        Ok(())
     }
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {

@@ -91,7 +91,9 @@ fn clean_runs(pair: Pair, mode: WriteMode) -> Result<Vec<Task>, String> {
     for point in CrashPoint::ALL {
         let times = |passed: &BTreeMap<String, u64>| passed.get(point.name()).copied().unwrap_or(0);
         let most = times(&first).max(times(&second));
-        let last = if mode == WriteMode::Append { most } else { most.min(1) };
+        // The processes of a plugin count by themselves.
+        let counts_all = mode == WriteMode::Append && !pair.has_plugins();
+        let last = if counts_all { most } else { most.min(1) };
         for nth in BTreeSet::from([1, last]).into_iter().filter(|nth| (1..=most).contains(nth)) {
             tasks.push((pair, mode, CrashAt { point: *point, nth }, Arc::clone(&objects)));
         }

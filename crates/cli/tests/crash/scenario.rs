@@ -18,7 +18,18 @@ pub enum Pair {
     SqliteToFiles,
     /// The state is kept in a database beside the files.
     SqliteToFilesStateApart,
+    /// A plugin that keeps its cursors as rows of a table at the destination.
+    PluginToSqlite,
+    /// The same, with that table in a database beside the destination.
+    PluginToSqliteStateApart,
+    /// A destination plugin, which keeps highwater's cursors too.
+    SqliteToPlugin,
+    /// Plugins at both ends.
+    PluginToPlugin,
 }
+
+/// The plugins of these pairs are this very program, called by another name.
+const PLUGIN: &str = "highwater-sqlite";
 
 impl Pair {
     /// Every pair with every write mode that its destination has.
@@ -31,7 +42,31 @@ impl Pair {
         for pair in [Self::SqliteToFiles, Self::SqliteToFilesStateApart] {
             all.extend(files.map(|mode| (pair, mode)));
         }
+        for pair in Self::WITH_PLUGINS {
+            let modes = [WriteMode::Append, WriteMode::Overwrite, WriteMode::OverwriteDeleteStale];
+            all.extend(modes.map(|mode| (pair, mode)));
+        }
         all
+    }
+
+    const WITH_PLUGINS: [Self; 4] = [
+        Self::PluginToSqlite,
+        Self::PluginToSqliteStateApart,
+        Self::SqliteToPlugin,
+        Self::PluginToPlugin,
+    ];
+
+    /// Whether other processes take part, which crash by themselves.
+    pub fn has_plugins(self) -> bool {
+        Self::WITH_PLUGINS.contains(&self)
+    }
+
+    fn reads_by_plugin(self) -> bool {
+        self.has_plugins() && self != Self::SqliteToPlugin
+    }
+
+    fn writes_by_plugin(self) -> bool {
+        matches!(self, Self::SqliteToPlugin | Self::PluginToPlugin)
     }
 }
 
@@ -43,6 +78,7 @@ pub struct Scenario {
     pub program: Program,
     pub arguments: Vec<String>,
     guarantee: &'static str,
+    has_plugins: bool,
     mode: WriteMode,
     shops: Vec<(Shop, Deliveries)>,
 }
@@ -53,7 +89,11 @@ impl Scenario {
         let folder = TempDir::new().unwrap();
         let file = |name: &str| folder.path().join(name);
         let (source, destination): (Box<dyn System>, Box<dyn System>) = match pair {
-            Pair::SqliteToSqlite => {
+            Pair::SqliteToSqlite
+            | Pair::PluginToSqlite
+            | Pair::PluginToSqliteStateApart
+            | Pair::SqliteToPlugin
+            | Pair::PluginToPlugin => {
                 (Box::new(Sqlite(file("source.db"))), Box::new(Sqlite(file("destination.db"))))
             }
             Pair::PostgresToPostgres => (Box::new(PostgreSql::new()), Box::new(PostgreSql::new())),
@@ -68,10 +108,81 @@ impl Scenario {
             if apart && mode != WriteMode::Replace {
                 scenario.guarantee = "at_least_once";
             }
-            scenario.arguments =
-                ["sync", &config.display().to_string(), "--json"].map(str::to_owned).into();
+            scenario.run_config(config);
+        }
+        if pair.has_plugins() {
+            scenario.has_plugins = true;
+            let program = env!("CARGO_BIN_EXE_highwater");
+            std::os::unix::fs::symlink(program, scenario.folder.path().join(PLUGIN)).unwrap();
+            scenario.guarantee =
+                if mode == WriteMode::Append { "at_least_once" } else { "effectively_once" };
+            let config = scenario.write_plugin_config(pair);
+            scenario.run_config(config);
         }
         scenario
+    }
+
+    fn run_config(&mut self, config: PathBuf) {
+        self.arguments =
+            ["sync", &config.display().to_string(), "--json"].map(str::to_owned).into();
+    }
+
+    /// A file as a user of CloudQuery has it.
+    fn write_plugin_config(&self, pair: Pair) -> PathBuf {
+        let file = |name: &str| self.folder.path().join(name).display().to_string();
+        let plugin = format!("registry: local\n  path: {}", file(PLUGIN));
+        let path = |is_plugin| if is_plugin { plugin.as_str() } else { "path: sqlite" };
+        let incremental = read_mode(self.mode) == ReadMode::Incremental;
+        let mut text = format!(
+            "kind: source\nspec:\n  name: crash\n  {}\n  destinations: [there]\n",
+            path(pair.reads_by_plugin())
+        );
+        let mut options = String::new();
+        if pair.reads_by_plugin() {
+            text.push_str("  tables: [orders, invoices]\n");
+            options.push_str("\n    table_options:\n");
+            for (shop, _) in &self.shops {
+                options.push_str(&format!("      {}: {{primary_key: [id]", shop.table()));
+                options.push_str(if incremental { ", cursor: updated_at}\n" } else { "}\n" });
+            }
+            if incremental {
+                let keeper = match pair {
+                    Pair::PluginToSqliteStateApart => "keeper",
+                    _ => "there",
+                };
+                text.push_str(&format!(
+                    "  backend_options:\n    table_name: cq_state\n    \
+                     connection: \"@@plugins.{keeper}.connection\"\n"
+                ));
+            }
+        } else {
+            text.push_str("  tables:\n");
+            for (shop, _) in &self.shops {
+                text.push_str(&format!(
+                    "    - {{name: {}, cursor: updated_at, primary_key: [id], read_mode: {}}}\n",
+                    shop.table(),
+                    read_mode(self.mode)
+                ));
+            }
+        }
+        text.push_str(&format!("  spec:\n    connection_string: {}{options}", file("source.db")));
+        text.push_str(&format!(
+            "\n---\nkind: destination\nspec:\n  name: there\n  {}\n  write_mode: {}\n  spec:\n    \
+             connection_string: {}\n",
+            path(pair.writes_by_plugin()),
+            self.mode,
+            file("destination.db")
+        ));
+        if pair == Pair::PluginToSqliteStateApart {
+            text.push_str(&format!(
+                "---\nkind: destination\nspec:\n  name: keeper\n  path: sqlite\n  spec:\n    \
+                 connection_string: {}\n",
+                file("state.db")
+            ));
+        }
+        let config = self.folder.path().join("sync.yml");
+        std::fs::write(&config, text).unwrap();
+        config
     }
 
     /// Two tables of so many rows at `source`.
@@ -100,7 +211,18 @@ impl Scenario {
         .map(str::to_owned)
         .into();
         let guarantee = "exactly_once";
-        Self { folder, source, destination, program, arguments, guarantee, mode, shops }
+        let has_plugins = false;
+        Self {
+            folder,
+            source,
+            destination,
+            program,
+            arguments,
+            guarantee,
+            has_plugins,
+            mode,
+            shops,
+        }
     }
 
     fn write_config(&self, state_apart: bool) -> PathBuf {
@@ -161,7 +283,10 @@ impl Scenario {
             self.completed(&ended)?;
             return Ok(false);
         }
-        ended.expect(CRASHED)?;
+        if !self.has_plugins {
+            // Where a plugin died, the run that called it ends by itself, and with an error.
+            ended.expect(CRASHED)?;
+        }
         self.died();
         Ok(true)
     }

@@ -5,5 +5,6 @@
 mod bench;
 mod intake;
 mod planning;
+mod plugins;
 mod several_destinations;
 mod sync;
