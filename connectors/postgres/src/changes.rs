@@ -1,9 +1,13 @@
 //! Schema changes at the destination, inside the transaction of the rows that need them: types
 //! that users defined, tables, columns. Everything here changes nothing when it is repeated.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
 use highwater_core::types::DEFINITION;
-use highwater_core::{Error, Result, SchemaChange, TableName, TablePlan, WriteMode};
+use highwater_core::{Error, Plan, Result, SchemaChange, TableName, TablePlan, WriteMode};
 use highwater_sql::{Dialect, ddl, derived};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -78,26 +82,65 @@ pub(crate) async fn lock(session: &Session, name: &TableName) -> Result<()> {
     session.run("wait for another writer of the table", &statements).await
 }
 
-/// Makes the planned changes that are not made yet; returns what it ran.
+/// The tables that a run has dropped and made anew, by their object ids: that is done once in a
+/// run, whoever comes first. One per run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Recreated(Arc<Mutex<BTreeMap<(String, TableName), u32>>>);
+
+impl Recreated {
+    fn key(plan: &Plan, table: &TablePlan) -> (String, TableName) {
+        (plan.sync_id.clone(), table.name().clone())
+    }
+
+    /// Whether the table that is there is the one that the run has made. One whose transaction was
+    /// rolled back has another id.
+    fn contains(&self, plan: &Plan, table: &TablePlan, there: Option<&Relation>) -> bool {
+        let made = self.0.lock().ok().and_then(|made| made.get(&Self::key(plan, table)).copied());
+        made.is_some() && made == there.map(|there| there.oid)
+    }
+
+    fn insert(&self, plan: &Plan, table: &TablePlan, oid: u32) {
+        if let Ok(mut made) = self.0.lock() {
+            made.insert(Self::key(plan, table), oid);
+        }
+    }
+}
+
+/// Makes the planned changes that are not made yet; returns what it ran. The caller has
+/// [`lock`]ed the table.
 ///
 /// # Errors
-/// `Unsupported` when a column cannot be stored; else as the server's.
-pub(crate) async fn apply(session: &Session, plan: &TablePlan) -> Result<Vec<String>> {
+/// `Unsupported` when a column cannot be stored; `Schema` when something depends on a table that
+/// is to be dropped; else as the server's.
+pub(crate) async fn apply(
+    session: &Session,
+    plan: &Plan,
+    table: &TablePlan,
+    recreated: &Recreated,
+) -> Result<Vec<String>> {
     let mut ran = Vec::new();
-    if plan.changes.is_empty() {
+    if table.changes.is_empty() {
         return Ok(ran);
     }
-    let there = find(session, &plan.target.name).await?;
-    create_types(session, plan, &mut ran).await?;
-    for change in &plan.changes {
-        let statements =
-            if is_made(change, there.as_ref())? { Vec::new() } else { statements(plan, change)? };
+    let there = find(session, &table.target.name).await?;
+    create_types(session, table, &mut ran).await?;
+    for change in &table.changes {
+        let recreates = *change == SchemaChange::Recreate;
+        let made = is_made(change, there.as_ref())?
+            || recreates && recreated.contains(plan, table, there.as_ref());
+        let statements = if made { Vec::new() } else { statements(table, change)? };
         for statement in statements {
-            if is_schema_made(session, plan, &statement).await? {
+            if is_schema_made(session, table, &statement).await? {
                 continue;
             }
-            run(session, plan, &statement).await?;
+            run(session, table, &statement).await?;
             ran.push(statement);
+        }
+        if recreates
+            && !made
+            && let Some(new) = find(session, &table.target.name).await?
+        {
+            recreated.insert(plan, table, new.oid);
         }
     }
     Ok(ran)
@@ -136,10 +179,18 @@ pub(crate) fn statements(plan: &TablePlan, change: &SchemaChange) -> Result<Vec<
 }
 
 async fn run(session: &Session, plan: &TablePlan, statement: &str) -> Result<()> {
-    session
-        .run("change the table", statement)
-        .await
-        .map_err(|error| error.context("table", &plan.target.name))
+    let Err(error) = session.batch_execute(statement).await else { return Ok(()) };
+    let database = error.as_db_error();
+    if database.is_some_and(|error| *error.code() == SqlState::DEPENDENT_OBJECTS_STILL_EXIST) {
+        // Names of objects and nothing else.
+        let what =
+            database.and_then(|error| error.detail()).unwrap_or_default().replace('\n', "; ");
+        return Err(Error::schema("Something depends on the table, so it cannot be made anew")
+            .context("table", &plan.target.name)
+            .context("depends on it", what)
+            .hint("drop what depends on the table (views, foreign keys), run the sync, and make it again after that"));
+    }
+    Err(session.error("change the table", error).context("table", &plan.target.name))
 }
 
 /// Creates the schema, if it does not exist: `IF NOT EXISTS` asks for the right to create one also

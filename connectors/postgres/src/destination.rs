@@ -8,18 +8,19 @@ use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::{
-    Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence,
-    Partition, Plan, ReadMode, Result, SchemaChange, StateStore, TableName, TablePlan, TableRecord,
-    WriteMode, Writer,
+    Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence, Output,
+    Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table, TableName, TablePlan,
+    TableRecord, WriteMode, Writer,
 };
 use highwater_sql::{Dialect, merge};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::catalog::{self, Selection, get};
-use crate::changes;
+use crate::changes::{self, Recreated};
 use crate::conninfo::Target;
 use crate::dialect::{PostgresDialect, STATE_SCHEMA};
 use crate::outcome;
+use crate::read_back;
 use crate::replace;
 use crate::session::{Session, quote};
 use crate::store::{self, PostgresStore};
@@ -63,13 +64,19 @@ pub(crate) struct PostgresDestination {
     store: PostgresStore,
     /// Tables of `replace` that this run has swapped in.
     replaced: Mutex<BTreeSet<TableName>>,
+    recreated: Recreated,
 }
 
 impl PostgresDestination {
     pub(crate) fn new(target: Target, schema: Option<String>) -> Self {
         let target = Target { writes: true, ..target };
         let store = PostgresStore::new(target.clone());
-        Self { connector: Connector::new(target, schema), store, replaced: Mutex::default() }
+        Self {
+            connector: Connector::new(target, schema),
+            store,
+            replaced: Mutex::default(),
+            recreated: Recreated::default(),
+        }
     }
 
     /// Whether this run has swapped the table in: another time there is nothing to swap.
@@ -252,7 +259,7 @@ impl Destination for PostgresDestination {
             changes::add_labels(&session, table).await?;
             session.run("begin", "BEGIN").await?;
             changes::lock(&session, &table.target.name).await?;
-            ran.extend(changes::apply(&session, table).await?);
+            ran.extend(changes::apply(&session, plan, table, &self.recreated).await?);
             session.run("commit", "COMMIT").await?;
         }
         Ok(ran)
@@ -264,7 +271,8 @@ impl Destination for PostgresDestination {
         partition: &Partition,
         fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
-        Ok(Box::new(PostgresWriter::new(self.connector.clone(), plan, partition, fence)))
+        let (connector, recreated) = (self.connector.clone(), self.recreated.clone());
+        Ok(Box::new(PostgresWriter::new(connector, plan, partition, fence, recreated)))
     }
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
@@ -275,8 +283,11 @@ impl Destination for PostgresDestination {
             check_fence(&session, fence).await?;
         }
         if table.write_mode != WriteMode::Replace {
+            if !table.changes.is_empty() {
+                changes::lock(&session, &table.target.name).await?;
+            }
             // A table that no partition was read of has no writer that would have made it.
-            changes::apply(&session, table).await?;
+            changes::apply(&session, plan, table, &self.recreated).await?;
         }
         let committed = self.apply(&session, plan, table, fence).await?;
         if plan.state_with_data {
@@ -303,6 +314,12 @@ impl Destination for PostgresDestination {
             replaced.insert(table.name().clone());
         }
         Ok(committed)
+    }
+
+    async fn read(&self, table: &Table, output: Output) -> Result<()> {
+        let session = self.connector.session().await?;
+        let read = |output| read_back::all(session, table, output);
+        highwater_sql::read_back::send_as(table, &output, read).await
     }
 
     fn state_store(&self) -> Option<&dyn StateStore> {

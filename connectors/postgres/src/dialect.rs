@@ -58,14 +58,7 @@ impl Dialect for PostgresDialect {
     }
 
     fn distinct(&self, left: &str, right: &str, field: &Field) -> String {
-        // `json`, `xml` and their like have no equality; their text has. The text of the others
-        // is compared too, so that `1.0` and `1.00`, equal as numbers, are seen to differ.
-        let as_text = match LogicalType::of(field) {
-            Ok(LogicalType::Json | LogicalType::Numeric | LogicalType::Interval) => true,
-            Ok(LogicalType::Text) => declared(field).is_some_and(|d| !is_string(d)),
-            Ok(LogicalType::List(_) | LogicalType::Nested | LogicalType::Duration(_)) => true,
-            _ => false,
-        };
+        let as_text = compares_as_text(field) || is_numeric(field);
         if as_text {
             format!("{left}::text IS DISTINCT FROM {right}::text")
         } else {
@@ -75,6 +68,20 @@ impl Dialect for PostgresDialect {
 
     fn parameter(&self, n: usize) -> String {
         format!("${n}")
+    }
+
+    fn equals_parameter(&self, column: &str, n: usize, field: &Field) -> String {
+        let Ok(column_type) = self.column_type(field) else { return "1 = 0".to_owned() };
+        let parameter = if is_cast(field) {
+            format!("${n}::text::{}", without_length(&column_type))
+        } else {
+            format!("${n}::{}", without_digits(&without_length(&column_type)))
+        };
+        if compares_as_text(field) {
+            format!("{column}::text = ({parameter})::text")
+        } else {
+            format!("{column} = {parameter}")
+        }
     }
 
     fn lock_shared(&self) -> &'static str {
@@ -100,6 +107,35 @@ impl Dialect for PostgresDialect {
             self.table(table),
             quote(column)
         )]
+    }
+}
+
+/// Whether values are compared by their text: `json`, `xml` and their like have no equality; the
+/// text of the others is told apart where they are equal (an interval of a month and of 30 days).
+fn compares_as_text(field: &Field) -> bool {
+    match LogicalType::of(field) {
+        Ok(LogicalType::Json | LogicalType::Interval | LogicalType::Duration(_)) => true,
+        Ok(LogicalType::Text) => declared(field).is_some_and(|d| !is_string(d)),
+        Ok(LogicalType::List(_) | LogicalType::Nested) => true,
+        _ => false,
+    }
+}
+
+/// `1.0` and `1.00` are equal as numbers, and are told apart where a row may have changed.
+fn is_numeric(field: &Field) -> bool {
+    matches!(LogicalType::of(field), Ok(LogicalType::Numeric))
+}
+
+/// A type without the digits that it keeps: a parameter is not to be rounded.
+fn without_digits(column_type: &str) -> String {
+    let rounds = ["numeric(", "time(", "timestamp(", "interval("];
+    match (column_type.find('('), column_type.find(')')) {
+        (Some(open), Some(close))
+            if open < close && rounds.iter().any(|start| column_type.starts_with(start)) =>
+        {
+            format!("{}{}", &column_type[..open], &column_type[close + 1..])
+        }
+        _ => column_type.to_owned(),
     }
 }
 

@@ -100,6 +100,19 @@ impl Prepared {
     }
 }
 
+/// The binary form of one value; `None` for NULL.
+///
+/// # Errors
+/// As [`Prepared::new`].
+pub(crate) fn single(field: &Field, value: &ArrayRef) -> Result<Option<Vec<u8>>> {
+    let column = Column::new(field, value).map_err(|e| e.context("column", field.name()))?;
+    let mut bytes = BytesMut::new();
+    column.encode(0, &mut bytes)?;
+    // The length comes first, and is negative for NULL.
+    let is_null = bytes.first().is_none_or(|first| *first >= 0x80);
+    Ok((!is_null).then(|| bytes.get(4..).unwrap_or_default().to_vec()))
+}
+
 struct Column {
     name: String,
     nulls: Option<NullBuffer>,

@@ -23,6 +23,7 @@ mod numeric;
 mod outcome;
 mod passfile;
 mod read;
+mod read_back;
 mod replace;
 mod rights;
 mod session;

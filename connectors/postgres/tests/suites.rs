@@ -50,5 +50,6 @@ impl Harness for System {
 
 highwater_testkit::suites! { System::fresh() =>
     destination, append, overwrite, delete_stale, append_dedup, replace, state, schema, schema_by_key, types, types_by_key,
+    many_tables, recreate, deletion, read_back,
     source, cursor,
 }

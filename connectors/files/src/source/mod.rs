@@ -19,7 +19,6 @@ use highwater_core::{
     Completion, Error, LogicalType, Output, Partition, Plan, ReadMode, Result, Source,
     SourceDelivery, State, Table, TableName, TablePlan,
 };
-use serde_json::Value;
 
 use crate::disk::blocking;
 use crate::spec::{OnChange, SourceSpec};

@@ -1,0 +1,277 @@
+//! The end of a transaction: schema changes, staged rows brought to where they belong, cursors,
+//! COMMIT.
+
+use highwater_core::crash::{self, CrashPoint};
+use highwater_core::{
+    Checkpoint, Committed, CommittedTables, Error, ErrorKind, Result, TablePlan, TableRecord,
+    WriteMode,
+};
+use highwater_sql::merge::{self, Counts};
+use highwater_sql::state::table_columns;
+use highwater_sql::{Dialect, ddl, derived};
+use tokio_postgres::types::ToSql;
+
+use super::open::{Loaded, Open, Way};
+use super::{PostgresWriter, SQL, instant, is_keyed, with_table};
+use crate::catalog::{Relation, get};
+use crate::changes;
+use crate::dialect::PostgresDialect;
+use crate::fit;
+use crate::keys;
+use crate::outcome;
+use crate::replace;
+use crate::session::{Session, quote};
+use crate::store::{self, epoch};
+
+impl PostgresWriter {
+    pub(super) async fn try_commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
+        let mut open = self.open().await?;
+        for name in open.waiting() {
+            self.send_waiting(&mut open, &name).await?;
+        }
+        open.finish_load().await?;
+        crash::at(CrashPoint::StageRows);
+        let tables = self.planned()?;
+        for table in tables.iter().filter(|table| self.has_changes(&open, table)) {
+            changes::lock(&open.session, &table.target.name).await?;
+        }
+        self.check_fence(&open.session).await?;
+        crash::at(CrashPoint::CommitFence);
+        for table in &tables {
+            self.change(&open, table).await?;
+        }
+        crash::at(CrashPoint::CommitSchema);
+        let mut committed = std::mem::take(&mut open.settled);
+        for table in &tables {
+            if let Some(loaded) = open.loads.get(table.name()) {
+                let settled = self.settle_loaded(&open.session, table, loaded).await?;
+                *committed.entry(table.name().clone()).or_default() += settled;
+            }
+        }
+        crash::at(CrashPoint::CommitRows);
+        self.save_state(&open, &tables, checkpoint).await?;
+        crash::at(CrashPoint::CommitState);
+        self.finish_commit(open).await?;
+        crash::at(CrashPoint::CommitDone);
+        Ok(committed)
+    }
+
+    /// Whether the planned changes of a table are still to be made.
+    pub(super) fn has_changes(&self, open: &Open, table: &TablePlan) -> bool {
+        !table.changes.is_empty()
+            && !self.changed.contains(table.name())
+            && !open.changed.contains(table.name())
+    }
+
+    /// Makes the planned changes of a table, unless that is done or the rows made the table.
+    pub(super) async fn change(&self, open: &Open, table: &TablePlan) -> Result<()> {
+        let new = open.loads.get(table.name()).is_some_and(|loaded| loaded.way == Way::New);
+        if table.write_mode == WriteMode::Replace || new || !self.has_changes(open, table) {
+            return Ok(());
+        }
+        changes::apply(&open.session, &self.plan, table, &self.recreated).await.map(drop)
+    }
+
+    /// Brings the loaded rows to where they belong.
+    pub(super) async fn settle_loaded(
+        &self,
+        session: &Session,
+        table: &TablePlan,
+        loaded: &Loaded,
+    ) -> Result<Committed> {
+        let there = self.check_staged(session, table, loaded).await?;
+        let settled = self.settle(session, table, loaded).await;
+        settled.map_err(|error| refused(error, table, there.as_ref()))
+    }
+
+    /// Cursors, what is remembered of the tables, and the number of this commit.
+    async fn save_state(
+        &self,
+        open: &Open,
+        tables: &[TablePlan],
+        checkpoint: &Checkpoint,
+    ) -> Result<()> {
+        if !self.plan.state_with_data {
+            return Ok(());
+        }
+        let session = &open.session;
+        for table in tables {
+            let there = changes::find(session, &table.target.name).await?;
+            let record = TableRecord {
+                identity: there.map(|there| there.oid.to_string()),
+                columns: table.target.column_names().map(str::to_owned).collect(),
+                rows_total: open.loads.get(table.name()).map_or(0, |loaded| loaded.rows)
+                    + open.settled_rows.get(table.name()).copied().unwrap_or(0),
+                finished_epoch: None,
+                finished_at: None,
+            };
+            store::save_record(session, &self.fence, table.name(), &record).await?;
+        }
+        store::save_cursors(session, &self.fence, checkpoint).await?;
+        let (epoch, sequence) = (epoch(&self.fence), self.sequence + 1);
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&self.fence.sync, &self.name, &epoch, &sequence];
+        let saved = session.execute(&SQL.save_sequence(), &parameters).await;
+        saved.map(drop).map_err(|e| session.error("save the number of the commit", e))
+    }
+
+    /// Commits, and finds out what happened if the reply is lost.
+    async fn finish_commit(&mut self, open: Open) -> Result<()> {
+        match open.session.batch_execute("COMMIT").await {
+            Ok(()) => self.idle = Some((open.session, open.backend)),
+            Err(error) if outcome::is_lost(&error) => {
+                let error = open.session.error("commit", error);
+                let backend = open.backend;
+                drop(open);
+                self.find_out(backend, error).await?;
+            }
+            Err(error) => return Err(open.session.error("commit", error)),
+        }
+        self.sequence += 1;
+        self.changed.extend(self.tables.iter().cloned());
+        Ok(())
+    }
+
+    async fn find_out(&self, backend: i32, lost: Error) -> Result<()> {
+        if !self.plan.state_with_data {
+            return Err(lost.context("commit", "whether it happened is not known"));
+        }
+        let session = self.connector.writer_session(&self.fence).await.map_err(|error| {
+            error.context("commit", "whether the last one happened is not known; the cursor tells")
+        })?;
+        let wanted = self.sequence + 1;
+        outcome::find_out(&session, backend, &self.fence, &self.name, wanted, lost).await
+    }
+
+    /// The table that staged rows are about to go into, once they are found to fit.
+    async fn check_staged(
+        &self,
+        session: &Session,
+        table: &TablePlan,
+        loaded: &Loaded,
+    ) -> Result<Option<Relation>> {
+        if loaded.way != Way::Staged || table.write_mode == WriteMode::Replace {
+            return Ok(None);
+        }
+        let there = changes::find(session, &table.target.name).await?;
+        if let Some(there) = &there {
+            fit::check_lengths(session, table, there, &loaded.into).await?;
+        }
+        Ok(there)
+    }
+
+    async fn settle(
+        &self,
+        session: &Session,
+        table: &TablePlan,
+        loaded: &Loaded,
+    ) -> Result<Committed> {
+        let rows = loaded.rows;
+        match loaded.way {
+            Way::Direct => Ok(Committed { written: rows, ..Committed::default() }),
+            Way::New => {
+                let folded = keys::add(session, &table.target).await?;
+                let written = rows.saturating_sub(folded);
+                Ok(Committed { written, unchanged: folded, deleted: 0 })
+            }
+            Way::Staged if is_keyed(table) => self.merge(session, table, loaded).await,
+            Way::Staged => add_staged(session, table, loaded).await,
+        }
+    }
+
+    async fn merge(
+        &self,
+        session: &Session,
+        table: &TablePlan,
+        loaded: &Loaded,
+    ) -> Result<Committed> {
+        const ANALYZED_ROWS: u64 = 1000;
+        let names = changes::merged_tables(table);
+        let names: Vec<String> = names.iter().map(|name| PostgresDialect.table(name)).collect();
+        let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", names.join(", "));
+        session.run("lock the table", &lock).await?;
+        if loaded.rows >= ANALYZED_ROWS {
+            session.run("count staged rows", &format!("ANALYZE {}", loaded.into)).await?;
+        }
+        let first = self.first_sequence(session, table).await?;
+        let (mut written, mut deleted) = (0, 0);
+        for step in merge::steps(&PostgresDialect, table, &loaded.into, instant) {
+            let parameters: &[&(dyn ToSql + Sync)] =
+                if step.parameters { &[&first, &self.plan.started_at.0] } else { &[] };
+            let affected = session.execute(step.sql.as_str(), parameters).await.map_err(|e| {
+                session.error("merge the rows", e).context("table", &table.target.name)
+            })?;
+            match step.counts {
+                Counts::Written => written += affected,
+                Counts::Deleted => deleted += affected,
+                Counts::Nothing => {}
+            }
+            if let Some(point) = step.passes.filter(|point| *point != CrashPoint::CommitRows) {
+                crash::at(point);
+            }
+        }
+        let unchanged = loaded.rows.saturating_sub(written + deleted);
+        Ok(Committed { written, unchanged, deleted })
+    }
+
+    /// The arrival order of the first row of this commit in the history.
+    async fn first_sequence(&self, session: &Session, table: &TablePlan) -> Result<i64> {
+        if table.write_mode != WriteMode::AppendDedup {
+            return Ok(0);
+        }
+        let failed = |e| session.error("read the arrival order", e);
+        if self.plan.state_with_data {
+            let (namespace, name) = table_columns(table.name());
+            let parameters: [&(dyn ToSql + Sync); 3] = [&self.fence.sync, &namespace, &name];
+            let rows = session.query(&SQL.rows_total(), &parameters).await.map_err(failed)?;
+            if let Some(row) = rows.first() {
+                return get(row, 0);
+            }
+        }
+        let history = derived::history(table, &PostgresDialect);
+        let statement = format!(
+            "SELECT coalesce(max({}) + 1, 0)::int8 FROM {}",
+            quote(derived::SEQUENCE),
+            PostgresDialect.table(&history.name)
+        );
+        let row = session.query_one(&statement, &[]).await.map_err(failed)?;
+        get(&row, 0)
+    }
+}
+
+/// Adds to an error about values the table, and its columns that are not as planned.
+fn refused(error: Error, plan: &TablePlan, there: Option<&Relation>) -> Error {
+    let is_data = error.kind() == ErrorKind::Data;
+    let error = with_table(error, &plan.target.name);
+    match there.filter(|_| is_data).and_then(|there| fit::different(plan, there)) {
+        Some(columns) => error.context("columns that differ", columns),
+        None => error,
+    }
+}
+
+/// Adds staged rows in the order of their arrival.
+async fn add_staged(session: &Session, table: &TablePlan, loaded: &Loaded) -> Result<Committed> {
+    let target = match table.write_mode {
+        WriteMode::Replace => replace::new_table(session, table).await?,
+        _ => table.target.name.clone(),
+    };
+    let names: Vec<_> = table.target.column_names().collect();
+    let values: Vec<String> = table
+        .target
+        .schema
+        .fields()
+        .iter()
+        .map(|field| PostgresDialect.staged_as_stored(&quote(field.name()), field))
+        .collect();
+    let statement = format!(
+        "INSERT INTO {} ({}) SELECT {} FROM {} ORDER BY {}",
+        PostgresDialect.table(&target),
+        ddl::quoted(&PostgresDialect, &names),
+        values.join(", "),
+        loaded.into,
+        quote(derived::ORDINAL)
+    );
+    let added = session.execute_typed(&statement, &[]).await;
+    let written = added.map_err(|e| session.error("add the rows", e))?;
+    Ok(Committed { written, unchanged: 0, deleted: 0 })
+}
