@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Schema, SchemaRef};
+use arrow_select::concat::concat_batches;
 use highwater_core::{Error, Result, Table, TableName};
 
 use super::size;
@@ -16,6 +17,10 @@ use super::size;
 pub const ROWS_ENOUGH: usize = 8192;
 /// Bytes at which a batch is large enough.
 pub const BYTES_ENOUGH: usize = 4 << 20;
+/// Rows of all tables together may wait until they take that many times what is enough for one.
+pub const ALL_TABLES: usize = 16;
+/// Batches of a table that are kept as they came.
+const LOOSE_MAX: usize = 64;
 
 /// Rows of one table, gathered.
 #[derive(Debug, Clone)]
@@ -29,16 +34,21 @@ pub struct Coalesced {
 #[derive(Debug)]
 struct Gathering {
     table: Arc<Table>,
-    batches: Vec<RecordBatch>,
+    packed: Vec<RecordBatch>,
+    /// Batches as they came. Each holds on to the message that it came in, which is far larger
+    /// than a row, so that there must not be many.
+    loose: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
 }
 
-/// Gathers rows until there are enough of a table.
+/// Gathers rows until there are enough of a table, or too many of all.
 #[derive(Debug)]
 pub struct Coalescer {
     rows_enough: usize,
     bytes_enough: usize,
+    /// Bytes of the rows that wait.
+    bytes: usize,
     /// Where the tables are in `tables`, which is in the order in which they came.
     places: HashMap<TableName, usize>,
     tables: Vec<Gathering>,
@@ -51,9 +61,11 @@ impl Default for Coalescer {
 }
 
 impl Coalescer {
-    /// Gives out a table's rows as soon as there are that many, or they take that many bytes.
+    /// Gives out a table's rows as soon as there are that many, or they take that many bytes, or
+    /// the rows of all tables take [`ALL_TABLES`] times as much.
     pub fn new(rows_enough: usize, bytes_enough: usize) -> Self {
-        Self { rows_enough, bytes_enough, places: HashMap::new(), tables: Vec::new() }
+        let (places, tables) = (HashMap::new(), Vec::new());
+        Self { rows_enough, bytes_enough, bytes: 0, places, tables }
     }
 
     /// Takes rows, and gives out what is enough now: nothing, one batch, or two, where a large
@@ -65,24 +77,29 @@ impl Coalescer {
     /// `Schema` with table and column if the rows have other columns than those before them;
     /// `Data` for a NULL where the first description promised a value.
     pub fn push(&mut self, table: &Arc<Table>, rows: RecordBatch) -> Result<Vec<Coalesced>> {
-        let (rows_enough, bytes_enough) = (self.rows_enough, self.bytes_enough);
-        let gathering = self.gathering(table);
+        let place = self.place(table);
+        let gathering = &mut self.tables[place];
         let rows = gathering.fitted(rows)?;
         let mut ready = Vec::new();
         if rows.num_rows() == 0 {
             return Ok(ready);
         }
         let (count, bytes) = (rows.num_rows(), size::of_batch(&rows));
-        if count >= rows_enough || bytes >= bytes_enough {
-            ready.extend(gathering.take()?);
-            ready.push(Coalesced { table: Arc::clone(&gathering.table), rows });
+        if count >= self.rows_enough || bytes >= self.bytes_enough {
+            let table = Arc::clone(&gathering.table);
+            ready.extend(self.give(place)?);
+            ready.push(Coalesced { table, rows });
             return Ok(ready);
         }
-        gathering.batches.push(rows);
-        gathering.rows += count;
-        gathering.bytes += bytes;
-        if gathering.rows >= rows_enough || gathering.bytes >= bytes_enough {
-            ready.extend(gathering.take()?);
+        gathering.add(rows, bytes)?;
+        self.bytes += bytes;
+        if gathering.rows >= self.rows_enough || gathering.bytes >= self.bytes_enough {
+            ready.extend(self.give(place)?);
+        } else if self.bytes >= self.bytes_enough.saturating_mul(ALL_TABLES) {
+            let places = 0..self.tables.len();
+            if let Some(largest) = places.max_by_key(|place| self.tables[*place].bytes) {
+                ready.extend(self.give(largest)?);
+            }
         }
         Ok(ready)
     }
@@ -93,8 +110,8 @@ impl Coalescer {
     /// `Internal`, if Arrow cannot join what has one schema.
     pub fn flush(&mut self) -> Result<Vec<Coalesced>> {
         let mut ready = Vec::new();
-        for gathering in &mut self.tables {
-            ready.extend(gathering.take()?);
+        for place in 0..self.tables.len() {
+            ready.extend(self.give(place)?);
         }
         Ok(ready)
     }
@@ -105,7 +122,7 @@ impl Coalescer {
     /// As [`Coalescer::flush`].
     pub fn forget(&mut self, table: &TableName) -> Result<Option<Coalesced>> {
         let Some(place) = self.places.remove(table) else { return Ok(None) };
-        let rest = self.tables[place].take();
+        let rest = self.give(place);
         self.tables.remove(place);
         for other in self.places.values_mut().filter(|other| **other > place) {
             *other -= 1;
@@ -115,21 +132,23 @@ impl Coalescer {
 
     /// Bytes of the rows that wait.
     pub fn bytes(&self) -> usize {
-        self.tables.iter().map(|gathering| gathering.bytes).sum()
+        self.bytes
     }
 
-    fn gathering(&mut self, table: &Arc<Table>) -> &mut Gathering {
-        let place = match self.places.get(&table.name) {
-            Some(place) => *place,
-            None => {
-                let place = self.tables.len();
-                self.places.insert(table.name.clone(), place);
-                let table = Arc::clone(table);
-                self.tables.push(Gathering { table, batches: Vec::new(), rows: 0, bytes: 0 });
-                place
-            }
-        };
-        &mut self.tables[place]
+    fn place(&mut self, table: &Arc<Table>) -> usize {
+        if let Some(place) = self.places.get(&table.name) {
+            return *place;
+        }
+        let place = self.tables.len();
+        self.places.insert(table.name.clone(), place);
+        let (packed, loose, table) = (Vec::new(), Vec::new(), Arc::clone(table));
+        self.tables.push(Gathering { table, packed, loose, rows: 0, bytes: 0 });
+        place
+    }
+
+    fn give(&mut self, place: usize) -> Result<Option<Coalesced>> {
+        self.bytes -= self.tables[place].bytes;
+        self.tables[place].take()
     }
 }
 
@@ -156,13 +175,25 @@ impl Gathering {
         )
     }
 
+    fn add(&mut self, rows: RecordBatch, bytes: usize) -> Result<()> {
+        self.rows += rows.num_rows();
+        self.bytes += bytes;
+        self.loose.push(rows);
+        if self.loose.len() >= LOOSE_MAX {
+            let loose = std::mem::take(&mut self.loose);
+            self.packed.push(concat_batches(&self.table.schema, &loose)?);
+        }
+        Ok(())
+    }
+
     fn take(&mut self) -> Result<Option<Coalesced>> {
-        let batches = std::mem::take(&mut self.batches);
+        let mut batches = std::mem::take(&mut self.packed);
+        batches.append(&mut self.loose);
         (self.rows, self.bytes) = (0, 0);
         let rows = match batches.len() {
             0 => return Ok(None),
-            1 => batches.into_iter().next(),
-            _ => Some(arrow_select::concat::concat_batches(&self.table.schema, &batches)?),
+            1 => batches.pop(),
+            _ => Some(concat_batches(&self.table.schema, &batches)?),
         };
         Ok(rows.map(|rows| Coalesced { table: Arc::clone(&self.table), rows }))
     }

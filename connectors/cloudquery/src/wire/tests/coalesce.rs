@@ -123,3 +123,36 @@ fn empty_batches_vanish_and_metadata_does_not_matter() {
     assert_eq!(out[0].rows.schema(), a.schema);
     assert_eq!(out[0].rows.column(0).null_count(), 0);
 }
+
+#[test]
+fn many_tables_together_do_not_wait_for_ever() {
+    let mut coalescer = Coalescer::new(usize::MAX, 10_000);
+    let mut most = 0;
+    let mut given = 0;
+    for round in 0..200 {
+        for number in 0..50 {
+            let table = table(&format!("t{number}"));
+            let out = coalescer.push(&table, rows(&table, round..round + 1)).unwrap();
+            given += out.len();
+            most = most.max(coalescer.bytes());
+        }
+    }
+    assert!(given > 0);
+    assert!(most <= 160_000, "{most}");
+    let rest: usize = coalescer.flush().unwrap().iter().map(|c| c.rows.num_rows()).sum();
+    assert!(rest > 0);
+    assert_eq!(coalescer.bytes(), 0);
+}
+
+#[test]
+fn thousands_of_single_rows_keep_their_order() {
+    let mut coalescer = Coalescer::default();
+    let a = table("a");
+    let mut out = Vec::new();
+    for id in 0..10_000 {
+        out.extend(coalescer.push(&a, rows(&a, id..id + 1)).unwrap());
+    }
+    out.extend(coalescer.flush().unwrap());
+    assert_eq!(out.iter().map(|c| c.rows.num_rows()).collect::<Vec<_>>(), [8192, 10_000 - 8192]);
+    assert_eq!(out.iter().flat_map(ids).collect::<Vec<_>>(), (0..10_000).collect::<Vec<_>>());
+}

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, StringArray, StructArray, cast::AsArray,
+    Array, ArrayRef, BinaryArray, DictionaryArray, FixedSizeBinaryArray, FixedSizeListArray,
+    Int32Array, StringArray, StructArray, cast::AsArray,
 };
 use arrow_buffer::NullBuffer;
 use arrow_schema::{DataType, Field, UnionFields, UnionMode};
@@ -175,6 +176,32 @@ fn what_a_null_record_hides_may_be_anything() {
     assert!(ours.is_null(1));
     assert_eq!(ours.column(0).as_string::<i32>().value(0), "61:62:63:64:65:66");
     assert_eq!(ours.column(1).as_string::<i32>().value(0), "abcdef");
+
+    let item = Arc::new(theirs("item", DataType::Binary, "mac"));
+    let items: ArrayRef = Arc::new(BinaryArray::from(vec![&b""[..], b"", b"abcdef", b"abcdef"]));
+    let nulls = NullBuffer::from(vec![false, true]);
+    let lists: ArrayRef = Arc::new(FixedSizeListArray::new(item, 2, items, Some(nulls)));
+    let column = Field::new("l", lists.data_type().clone(), true);
+    let ours = from_wire_array(&column, &lists).unwrap();
+    let ours = ours.as_fixed_size_list();
+    assert!(ours.is_null(0));
+    assert_eq!(ours.value(1).as_string::<i32>().value(1), "61:62:63:64:65:66");
+}
+
+#[test]
+fn dictionaries_are_looked_up_wherever_they_are() {
+    let values: ArrayRef = Arc::new(BinaryArray::from(vec![&b"{}"[..], b"[]"]));
+    let keys = Int32Array::from(vec![Some(1), None, Some(0)]);
+    let array: ArrayRef = Arc::new(DictionaryArray::new(keys, values));
+    let field = theirs("item", array.data_type().clone(), "json");
+    let text: ArrayRef = Arc::new(StringArray::from(vec![Some("[]"), None, Some("{}")]));
+    assert_eq!(&from_wire_array(&field, &array).unwrap(), &text);
+    assert_eq!(LogicalType::of(&from_wire(&field).unwrap()).unwrap(), LogicalType::Json);
+    let lists = list_of(field, &array);
+    let column = Field::new("l", lists.data_type().clone(), true);
+    let ours = from_wire_array(&column, &lists).unwrap();
+    assert_eq!(ours.as_list::<i32>().value(0).as_string::<i32>().value(0), "[]");
+    assert_eq!(ours.data_type(), from_wire(&column).unwrap().data_type());
 }
 
 #[test]
