@@ -37,6 +37,7 @@ pub enum Command {
     Status(commands::status::Status),
     Example(commands::example::Example),
     Schema(commands::schema::Schema),
+    Plugin(commands::plugin::Plugin),
 }
 
 /// Flags of every command, accepted before and after its name.

@@ -204,7 +204,7 @@ fn metadata_columns(
     destination.spec.metadata_columns.unwrap_or(default)
 }
 
-fn table_options(settings: &TableSettings) -> TableOptions {
+pub(crate) fn table_options(settings: &TableSettings) -> TableOptions {
     let column = |settings: &crate::config::spec::ColumnSettings| ColumnOptions {
         name: settings.name.clone(),
         as_type: settings.as_type.map(|t| format!("{t:?}").to_lowercase()),

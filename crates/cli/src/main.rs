@@ -1,18 +1,23 @@
 //! The program: parse, start logging, run the command, say what went wrong, leave with a code
 //! that tells how it ended.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use highwater_cli::args::{Cli, LogFormat};
+use highwater_cli::args::{Cli, Command, LogFormat};
 use highwater_cli::config::endpoints;
 use highwater_cli::exit::Exit;
-use highwater_cli::{commands, logging, output, stop};
+use highwater_cli::{commands, logging, output, plugin_log, registry, stop};
 
 fn main() -> ExitCode {
     end_on_defects();
     let cli = parsed();
-    logging::start(&cli.global);
+    match &cli.command {
+        Command::Plugin(plugin) if plugin.logs_to_stdout() => plugin_log::start(&cli.global),
+        _ => logging::start(&cli.global),
+    }
     let as_json = cli.global.log_format == LogFormat::Json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -38,7 +43,7 @@ fn main() -> ExitCode {
 /// The command line. Usage errors and `--help` are printed here and end the program with 2 and 0;
 /// an argument that may hold a password is not repeated.
 fn parsed() -> Cli {
-    let error = match Cli::try_parse() {
+    let error = match Cli::try_parse_from(arguments()) {
         Ok(cli) => return cli,
         Err(error) => error,
     };
@@ -52,6 +57,17 @@ fn parsed() -> Cli {
     }
     output::note(shown.trim_end());
     std::process::exit(i32::from(Exit::Usage.code()));
+}
+
+/// The arguments. A program that is called `highwater-NAME` is the plugin NAME.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let called = arguments.first().and_then(|path| Path::new(path).file_name()?.to_str());
+    let name = called.and_then(|called| called.strip_prefix("highwater-"));
+    if let Some(name) = name.filter(|name| registry::by_path(name).is_some()).map(OsString::from) {
+        arguments.splice(1..1, ["plugin".into(), name]);
+    }
+    arguments
 }
 
 /// Ends the program when something panics anywhere in it: a defect must not go on to commit. What

@@ -227,7 +227,7 @@ impl Intake {
     }
 
     /// The table as the destination has it.
-    async fn existing(&self, table: &TableName) -> Result<Option<Table>> {
+    async fn existing(&mut self, table: &TableName) -> Result<Option<Table>> {
         if !self.destination.capabilities().describes_tables {
             return Ok(None);
         }
@@ -249,7 +249,7 @@ impl Intake {
     }
 
     /// A table of which only rows have come.
-    async fn found(&self, table: &TableName, rows: &RecordBatch) -> Result<TablePlan> {
+    async fn found(&mut self, table: &TableName, rows: &RecordBatch) -> Result<TablePlan> {
         let there = self.existing(table).await?.ok_or_else(|| unknown(table))?;
         let fields: Vec<Field> =
             rows.schema_ref().fields().iter().map(|f| f.as_ref().clone()).collect();

@@ -5,6 +5,7 @@ pub mod init;
 mod lengths;
 pub mod migrate;
 pub mod plan;
+pub mod plugin;
 pub mod schema;
 pub mod state;
 pub mod status;
@@ -42,6 +43,7 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Status(command) => command.run(global).await,
         Command::Example(command) => command.run(global).await,
         Command::Schema(command) => command.run(),
+        Command::Plugin(command) => command.run(global).await,
     }
 }
 

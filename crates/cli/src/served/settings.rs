@@ -1,0 +1,151 @@
+//! The `spec` that a plugin is given: the connector's own keys, and `table_options`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use highwater_core::{Connector, Destination, Error, Result, Role, Source};
+use schemars::schema_for;
+use serde_json::{Map, Value, json};
+use tokio::sync::OnceCell;
+
+use crate::config::spec::TableSettings;
+
+/// The key that is ours and not the connector's: settings of single tables, by their names.
+const TABLE_OPTIONS: &str = "table_options";
+
+/// What a plugin was told.
+pub(super) struct Settings {
+    connector: &'static dyn Connector,
+    spec: Value,
+    pub(super) table_options: BTreeMap<String, TableSettings>,
+    destination: OnceCell<Arc<dyn Destination>>,
+}
+
+impl Settings {
+    /// Takes the settings apart. The connector has not looked at its own yet.
+    ///
+    /// # Errors
+    /// `Config` naming the table whose options are wrong.
+    pub(super) fn new(connector: &'static dyn Connector, mut spec: Value) -> Result<Self> {
+        let options = spec.as_object_mut().and_then(|spec| spec.remove(TABLE_OPTIONS));
+        let options: Map<String, Value> = match options {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(options)) => options,
+            Some(_) => {
+                return Err(Error::config("`table_options` is no mapping")
+                    .context("key", TABLE_OPTIONS)
+                    .hint("table_options: {orders: {primary_key: [id], cursor: updated_at}}"));
+            }
+        };
+        let options = options.into_iter().map(|(table, mut settings)| {
+            if let Some(settings) = settings.as_object_mut() {
+                settings.insert("name".to_owned(), Value::String(table.clone()));
+            }
+            let parsed = serde_json::from_value(settings).map_err(|e| {
+                Error::config(format!("The options of a table are wrong: {e}"))
+                    .context("key", format!("{TABLE_OPTIONS}.{table}"))
+            });
+            parsed.map(|settings| (table, settings))
+        });
+        let table_options = options.collect::<Result<_>>()?;
+        Ok(Self { connector, spec, table_options, destination: OnceCell::new() })
+    }
+
+    /// Whether the connector understands its settings, as a source or as a destination.
+    ///
+    /// # Errors
+    /// `Config` naming the key, where it does not.
+    pub(super) async fn check(&self) -> Result<()> {
+        let source = match self.source().await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        match self.destination().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.to_string() == source.to_string() => Err(error),
+            Err(error) => Err(error.context("as a source", source)),
+        }
+    }
+
+    /// Whether the system can be worked with, as a source or as a destination.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) async fn reach(&self) -> Result<()> {
+        let read = match self.source().await {
+            Ok(source) => source.check().await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = read else { return Ok(()) };
+        match self.destination().await {
+            Ok(destination) => destination.check().await,
+            // It is a source.
+            Err(_) => Err(error),
+        }
+    }
+
+    /// A new source: one serves one run.
+    ///
+    /// # Errors
+    /// `Config` naming the key that is wrong for a source.
+    pub(super) async fn source(&self) -> Result<Arc<dyn Source>> {
+        self.connector.source(self.spec.clone()).await.map(Arc::from)
+    }
+
+    /// The destination.
+    ///
+    /// # Errors
+    /// `Config` naming the key that is wrong for a destination.
+    pub(super) async fn destination(&self) -> Result<Arc<dyn Destination>> {
+        let made = async { self.connector.destination(self.spec.clone()).await.map(Arc::from) };
+        self.destination.get_or_try_init(|| made).await.cloned()
+    }
+}
+
+/// The JSON Schema of a plugin's `spec`: the connector's for either role, and our key.
+pub(super) fn schema(connector: &dyn Connector) -> Value {
+    let mut source = connector.spec_schema(Role::Source);
+    let destination = connector.spec_schema(Role::Destination);
+    let mut options = schema_for!(TableSettings).to_value();
+    if let Some(options) = options.as_object_mut() {
+        // The key of the mapping is the name.
+        options.remove("required");
+        options.remove("$schema");
+    }
+    let definitions = options.as_object_mut().and_then(|options| options.remove("$defs"));
+    if let Some(source) = source.as_object_mut() {
+        let properties = source.entry("properties").or_insert_with(|| json!({}));
+        properties[TABLE_OPTIONS] = json!({
+            "type": "object",
+            "description": "Settings of single tables, by their names: primary key, cursor, columns.",
+            "additionalProperties": options,
+        });
+        if let Some(Value::Object(definitions)) = definitions {
+            let own = source.entry("$defs").or_insert_with(|| json!({}));
+            for (name, definition) in definitions {
+                own[&name] = definition;
+            }
+        }
+    }
+    either(source, destination)
+}
+
+/// A schema that takes what one of two does. References into a schema stay inside it.
+fn either(mut source: Value, mut destination: Value) -> Value {
+    let mut definitions = Map::new();
+    for schema in [&mut source, &mut destination] {
+        let Some(schema) = schema.as_object_mut() else { continue };
+        schema.remove("$schema");
+        if let Some(Value::Object(own)) = schema.remove("$defs") {
+            definitions.extend(own);
+        }
+    }
+    let mut schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "anyOf": [source, destination],
+    });
+    if !definitions.is_empty() {
+        schema["$defs"] = Value::Object(definitions);
+    }
+    schema
+}
