@@ -174,6 +174,15 @@ impl Destination for Memory {
     fn state_store(&self) -> Option<&dyn StateStore> {
         Some(self)
     }
+
+    async fn close(&self) -> Result<()> {
+        let journal = &self.journal;
+        let work = || {
+            journal.note(format!("close {}", self.name));
+            Ok(())
+        };
+        self.faults.around(Operation::Close, work).await
+    }
 }
 
 struct MemoryWriter {

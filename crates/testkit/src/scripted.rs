@@ -223,4 +223,9 @@ impl Source for ScriptedSource {
         self.journal.note(format!("acknowledge {}", cursors.join(", ")));
         Ok(())
     }
+
+    async fn close(&self) -> Result<()> {
+        self.journal.note("close source");
+        Ok(())
+    }
 }

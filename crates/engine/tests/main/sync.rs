@@ -1,8 +1,10 @@
 //! One source, one destination: what is committed when, and what a failure leaves behind.
 
+use std::sync::Arc;
+
 use highwater_core::{ErrorKind, WriteMode};
 use highwater_engine::Outcome;
-use highwater_testkit::memory::{Fault, Operation};
+use highwater_testkit::memory::{Fault, Memory, Operation};
 use highwater_testkit::scripted::{Script, Step};
 use highwater_testkit::tables::item_table;
 
@@ -166,4 +168,30 @@ async fn a_newer_run_fences_the_older_one() {
     bench.options.take_over = true;
     assert_eq!(bench.run().await.unwrap().outcome(), Outcome::Complete);
     assert_eq!(ids(&memory), Vec::from_iter(0..8));
+}
+
+#[tokio::test]
+async fn every_system_is_closed_when_the_run_has_ended_well_or_not() {
+    for (fails, outcome) in [
+        (None, Some(Outcome::Complete)),
+        (Some(Operation::Commit), Some(Outcome::Failed)),
+        // The run does not even begin.
+        (Some(Operation::Open), None),
+    ] {
+        let (mut bench, memory) = Bench::new(script());
+        let backend = Memory::new("backend", bench.journal.clone());
+        if let Some(operation) = fails {
+            let keeper = if operation == Operation::Open { &backend } else { &memory };
+            keeper.fail(operation, 1, Fault::Reject(ErrorKind::Data));
+        }
+        bench.request.targets[0].backend = Some(Arc::new(backend));
+        // How the end of a system goes does not matter to the run.
+        memory.fail(Operation::Close, 1, Fault::FailAfter(ErrorKind::Transient));
+        assert_eq!(bench.run().await.ok().map(|s| s.outcome()), outcome, "{fails:?}");
+        let mut lines = bench.journal.lines();
+        let mut closed = lines.split_off(lines.len() - 3);
+        closed.sort();
+        assert_eq!(closed, ["close backend", "close d", "close source"], "{fails:?}");
+        assert!(!lines.iter().any(|line| line.starts_with("close")), "{lines:?}");
+    }
 }

@@ -30,6 +30,8 @@ operations! {
     Commit = "commit",
     /// `Destination::finish`.
     Finish = "finish",
+    /// `Destination::close`.
+    Close = "close",
     /// `StateStore::open`.
     Open = "open",
     /// `StateStore::renew`.
