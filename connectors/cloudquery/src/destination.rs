@@ -112,6 +112,15 @@ impl DestinationPlugin {
         Self { shared: Arc::new(Shared { connection, migrated, store }) }
     }
 
+    /// Where it listens, for other plugins: `unix:///path` or `host:port`. It is started and
+    /// initialised for that.
+    ///
+    /// # Errors
+    /// What its start and its `Init` say.
+    pub async fn connection(&self) -> Result<String> {
+        Ok(self.shared.connection.ready().await?.connection().to_owned())
+    }
+
     /// How many errors and warnings the plugin has logged, also after it was closed.
     pub fn logs(&self) -> LogCounts {
         self.shared.connection.logs()
@@ -183,6 +192,17 @@ impl Destination for DestinationPlugin {
         partition: &Partition,
         fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
+        let cursors_are_ours = |table: &TablePlan| {
+            plan.state_with_data
+                && table.read_mode == ReadMode::Incremental
+                && !table.is_state
+                && !table.source.source_defined_cursor
+        };
+        let mut tables = partition.tables.iter().filter_map(|name| plan.tables.get(name));
+        if tables.any(cursors_are_ours) {
+            // Before anything is copied, not when its cursor has to be saved.
+            self.shared.store.require_memory().await?;
+        }
         Ok(Box::new(PluginWriter::new(&self.shared, plan, partition, fence)?))
     }
 

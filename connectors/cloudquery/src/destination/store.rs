@@ -92,6 +92,15 @@ impl PluginStore {
         self.checked(&mut *self.inner.lock().await, fence).await
     }
 
+    /// # Errors
+    /// `Unsupported` where cursors cannot be kept.
+    pub(super) async fn require_memory(&self) -> Result<()> {
+        match &self.inner.lock().await.no_memory {
+            Some(reason) => Err(no_memory(reason)),
+            None => Ok(()),
+        }
+    }
+
     /// Saves cursors whose rows are durable, with a note of their tables.
     ///
     /// # Errors
@@ -344,9 +353,7 @@ impl StateStore for PluginStore {
         if checkpoint.cursors.is_empty() {
             return Ok(());
         }
-        if let Some(reason) = &self.inner.lock().await.no_memory {
-            return Err(no_memory(reason));
-        }
+        self.require_memory().await?;
         let cursors = checkpoint.cursors.iter();
         let cursors: Vec<_> =
             cursors.map(|(key, c)| (Key::of_cursor(&fence.sync, key), c.0.clone())).collect();
@@ -389,9 +396,7 @@ impl StateStore for PluginStore {
     }
 
     async fn set(&self, fence: &Fence, key: &CursorKey, cursor: Option<&Cursor>) -> Result<()> {
-        if let Some(reason) = &self.inner.lock().await.no_memory {
-            return Err(no_memory(reason));
-        }
+        self.require_memory().await?;
         let value = cursor.map_or(Value::Null, |cursor| cursor.0.clone());
         let mut changes = vec![(Key::of_cursor(&fence.sync, key), value)];
         if let (None, Some(table)) = (cursor, key.table()) {
