@@ -9,13 +9,14 @@ use highwater_core::state::TableRecord;
 use highwater_core::types::type_name;
 use highwater_core::{
     Capabilities, Checkpoint, Committed, Cursor, CursorKey, Destination, DestinationDelivery,
-    Error, ExistingTable, Fence, LeaseRequest, LogicalType, Partition, Plan, Result, SchemaChange,
-    State, StateStore, TableName, TablePlan, WriteMode, Writer,
+    Error, ExistingTable, Fence, LeaseRequest, LogicalType, Output, Partition, Plan, Result,
+    SchemaChange, State, StateStore, Table, TableName, TablePlan, WriteMode, Writer,
 };
 
 use crate::disk::{self, blocking};
 use crate::encode::stored_field;
 use crate::log::{Change, Kind, Logs, Place, Position, SyncLog, TableChange, key_parts, positions};
+use crate::source::read_back;
 use crate::spec::DestinationSettings;
 use crate::template::Template;
 use crate::writer::{self, FileWriter, Target};
@@ -170,11 +171,14 @@ impl Destination for FilesDestination {
         partition: &Partition,
         fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
-        let table = writer::only_table(plan, &partition.tables)?;
-        if !self.capabilities().write_modes.contains(&table.write_mode) {
-            return Err(Error::unsupported("Files have no such write mode")
-                .context("table", table.name())
-                .context("write mode", table.write_mode));
+        let tables = writer::tables_of(plan, &partition.tables)?;
+        for table in &tables {
+            if !self.capabilities().write_modes.contains(&table.write_mode) {
+                return Err(Error::unsupported("Files have no such write mode")
+                    .context("table", table.name())
+                    .context("write mode", table.write_mode)
+                    .hint("write_mode: append"));
+            }
         }
         if plan.tables.len() > 1 && !self.target.template.tells_tables_apart() {
             return Err(Error::config("Several tables cannot be written to files of one name")
@@ -183,10 +187,13 @@ impl Destination for FilesDestination {
                 .hint("put `{{TABLE}}` into `path`, or select one table"));
         }
         let log = self.log(plan, fence).await?;
-        let (target, log_read, name) =
-            (self.target.clone(), log.clone(), table.target.name.clone());
-        blocking(move || writer::check_name(&target, &log_read, &name)).await?;
-        Ok(Box::new(FileWriter::new(self.target.clone(), log, plan, table)))
+        let (target, log_read, checked) = (self.target.clone(), log.clone(), tables.clone());
+        blocking(move || {
+            let mut names = checked.iter().map(|table| &table.target.name);
+            names.try_for_each(|name| writer::check_name(&target, &log_read, name))
+        })
+        .await?;
+        Ok(Box::new(FileWriter::new(self.target.clone(), log, plan, tables)))
     }
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
@@ -194,6 +201,11 @@ impl Destination for FilesDestination {
         let table = table.clone();
         let (target, sync_id) = (self.target.clone(), plan.sync_id.clone());
         blocking(move || writer::finish(&target, &log, &sync_id, &table)).await
+    }
+
+    async fn read(&self, table: &Table, output: Output) -> Result<()> {
+        let (logs, target, table) = (self.logs.clone(), self.target.clone(), table.clone());
+        blocking(move || read_back::send(logs.place(), &target.settings, &table, &output)).await
     }
 
     fn state_store(&self) -> Option<&dyn StateStore> {

@@ -1,6 +1,6 @@
 //! Takes the rows of one partition into data files, and commits them with an entry of the log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant as Elapsed;
@@ -10,14 +10,15 @@ use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::TableRecord;
 use highwater_core::{
-    Batch, Checkpoint, Committed, CommittedTables, Error, Instant, LogicalType, Op, Plan, Result,
-    Table, TableName, TablePlan, WriteMode, Writer,
+    Batch, Checkpoint, Committed, CommittedTables, Deletion, Error, Instant, LogicalType, Op, Plan,
+    Result, SchemaChange, Table, TableName, TablePlan, WriteMode, Writer,
 };
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::disk;
 use crate::encode::{Encoder, stored_field};
 use crate::log::{
-    Change, DataFile, Folded, Kind, Place, Shape, SyncLog, TableChange, positions, refuse_foreign,
+    Change, DataFile, Folded, Kind, Shape, SyncLog, TableChange, positions, refuse_foreign,
 };
 use crate::spec::{DestinationSettings, Format};
 use crate::template::Template;
@@ -28,12 +29,21 @@ pub(crate) struct Target {
     pub(crate) template: Template,
 }
 
+/// So many files are open at once; a table whose file is closed for another gets a further one.
+const OPEN_FILES_MAX: usize = 256;
+
 /// The part of a writer that works on a thread of its own.
 struct Files {
     target: Arc<Target>,
     log: Arc<SyncLog>,
-    plan: TablePlan,
     sync_id: String,
+    /// The tables of the partition, by source table name.
+    parts: BTreeMap<TableName, Part>,
+}
+
+/// The files of one table since the last commit.
+struct Part {
+    plan: TablePlan,
     open: Option<OpenFile>,
     /// Complete, durable, not named by any entry.
     complete: Vec<DataFile>,
@@ -74,7 +84,7 @@ impl OpenFile {
     }
 }
 
-/// Writes one partition of one table.
+/// Writes one partition: its tables are committed by one entry of the log.
 pub(crate) struct FileWriter {
     /// `None` while a thread works on it, and for ever after an error in it.
     files: Option<Files>,
@@ -86,16 +96,13 @@ impl FileWriter {
         target: Arc<Target>,
         log: Arc<SyncLog>,
         plan: &Plan,
-        table: &TablePlan,
+        tables: Vec<TablePlan>,
     ) -> Self {
-        let files = Files {
-            target,
-            log,
-            plan: table.clone(),
-            sync_id: plan.sync_id.clone(),
-            open: None,
-            complete: Vec::new(),
+        let part = |plan: TablePlan| {
+            (plan.name().clone(), Part { plan, open: None, complete: Vec::new() })
         };
+        let parts = tables.into_iter().map(part).collect();
+        let files = Files { target, log, sync_id: plan.sync_id.clone(), parts };
         Self { files: Some(files), state_with_data: plan.state_with_data }
     }
 
@@ -124,6 +131,12 @@ impl Writer for FileWriter {
         self.run(move |files| files.write(&batch)).await
     }
 
+    async fn delete(&mut self, deletion: &Deletion) -> Result<()> {
+        Err(Error::unsupported("Rows cannot be removed from files by a condition")
+            .context("table", &deletion.table)
+            .hint("write into a database, with write_mode: overwrite"))
+    }
+
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         let checkpoint =
             if self.state_with_data { checkpoint.clone() } else { Checkpoint::default() };
@@ -134,52 +147,152 @@ impl Writer for FileWriter {
 impl Drop for Files {
     fn drop(&mut self) {
         // What was not committed goes; what cannot be removed is removed by the next run.
-        let open = self.open.take().map(|file| file.stage);
-        for stage in open.into_iter().chain(self.complete.drain(..).map(|file| file.stage)) {
-            let _ = std::fs::remove_file(self.log.stage().join(stage));
+        for part in self.parts.values_mut() {
+            let open = part.open.take().map(|file| file.stage);
+            for stage in open.into_iter().chain(part.complete.drain(..).map(|file| file.stage)) {
+                let _ = std::fs::remove_file(self.log.stage().join(stage));
+            }
         }
     }
 }
 
 impl Files {
     fn write(&mut self, batch: &Batch) -> Result<()> {
+        let name = &batch.table.name;
         if batch.op == Op::Delete {
             return Err(Error::unsupported("Rows cannot be deleted from files")
-                .context("table", self.plan.name()));
+                .context("table", name)
+                .hint("write into a database, with write_mode: overwrite and a primary key"));
         }
-        let limits = &self.target.settings;
-        let full = self.open.as_ref().is_some_and(|file| {
+        let (target, log, sync_id) = (self.target.clone(), self.log.clone(), self.sync_id.clone());
+        if self.part(name)?.open.is_none() {
+            self.make_room()?;
+        }
+        let part = self.part(name)?;
+        let limits = &target.settings;
+        let full = part.open.as_ref().is_some_and(|file| {
             file.rows >= limits.file_rows_max
                 || file.bytes >= limits.file_bytes_max
                 || limits.file_age_max.is_some_and(|age| file.since.elapsed() >= age)
         });
         if full {
-            self.close()?;
+            part.close(&log)?;
         }
         // A batch is cut where the file is full, so that no file has more rows than wanted.
         let mut rows = batch.rows.clone();
         while rows.num_rows() > 0 {
-            let file_rows_max = self.target.settings.file_rows_max;
-            let file = self.open_file()?;
-            let room = usize::try_from(file_rows_max - file.rows).unwrap_or(usize::MAX);
+            let file = part.open_file(&target, &log, &sync_id)?;
+            let room = usize::try_from(limits.file_rows_max - file.rows).unwrap_or(usize::MAX);
             let taken = rows.slice(0, rows.num_rows().min(room));
             rows = rows.slice(taken.num_rows(), rows.num_rows() - taken.num_rows());
             file.encoder.write(&taken)?;
             file.rows += taken.num_rows() as u64;
             file.bytes += taken.get_array_memory_size() as u64;
             if rows.num_rows() > 0 {
-                self.close()?;
+                part.close(&log)?;
             }
         }
         crash::at(CrashPoint::StageBatch);
         Ok(())
     }
 
-    fn open_file(&mut self) -> Result<&mut OpenFile> {
+    fn part(&mut self, name: &TableName) -> Result<&mut Part> {
+        self.parts.get_mut(name).ok_or_else(|| {
+            Error::internal("Rows of a table that is not in the partition").context("table", name)
+        })
+    }
+
+    /// Closes the largest open file where there are too many.
+    fn make_room(&mut self) -> Result<()> {
+        let size = |part: &Part| part.open.as_ref().map(|file| file.bytes);
+        if self.parts.values().filter_map(size).count() < OPEN_FILES_MAX {
+            return Ok(());
+        }
+        match self.parts.values_mut().max_by_key(|part| size(part)) {
+            Some(part) => part.close(&self.log),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
+        crash::at(CrashPoint::StageRows);
+        for part in self.parts.values_mut() {
+            part.close(&self.log)?;
+        }
+        if self.parts.values().any(|part| !part.complete.is_empty()) {
+            disk::sync_folder(&self.log.stage())?;
+            crash::at(CrashPoint::FileWritten);
+        }
+        let log = self.log.clone();
+        log.change(Kind::Commit, |folded| self.change(folded, checkpoint).map(Some))?;
+        let committed = self.parts.iter_mut().map(|(name, part)| {
+            let written = part.complete.drain(..).map(|file| file.rows).sum();
+            (name.clone(), Committed { written, ..Committed::default() })
+        });
+        let committed = committed.collect();
+        crash::at(CrashPoint::CommitDone);
+        Ok(committed)
+    }
+
+    fn change(&self, folded: &Folded, checkpoint: &Checkpoint) -> Result<Change> {
+        let mut taken = BTreeSet::new();
+        let tables = self.parts.values().map(|part| self.change_of(part, folded, &mut taken));
+        let tables = tables.filter_map(Result::transpose).collect::<Result<_>>()?;
+        Ok(Change { cursors: positions(checkpoint), tables })
+    }
+
+    /// What a commit changes about a table; `None` when that is nothing.
+    fn change_of(
+        &self,
+        part: &Part,
+        folded: &Folded,
+        taken: &mut BTreeSet<String>,
+    ) -> Result<Option<TableChange>> {
+        let plan = &part.plan;
+        let mut table = TableChange { source: Some(plan.name().clone()), ..TableChange::default() };
+        if plan.write_mode == WriteMode::Replace {
+            table.staged.clone_from(&part.complete);
+            return Ok(Some(table));
+        }
+        let known = folded.tables.get(plan.name());
+        let Shaped { shape, removed } =
+            shape(&self.log, folded, plan, self.target.settings.format, &self.sync_id)?;
+        let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
+        let new = TableRecord {
+            identity: Some(shape.identity.clone()),
+            columns: column_names(plan),
+            rows_total: record.rows_total + part.complete.iter().map(|file| file.rows).sum::<u64>(),
+            ..record
+        };
+        let as_known = known.is_some_and(|known| {
+            known.record.as_ref() == Some(&new) && known.shape.as_ref() == Some(&shape)
+        });
+        if as_known && part.complete.is_empty() {
+            return Ok(None);
+        }
+        table.record = Some(Some(new));
+        if known.and_then(|t| t.shape.as_ref()) != Some(&shape) {
+            table.shape = Some(shape);
+        }
+        table.added.clone_from(&part.complete);
+        table.removed = removed;
+        let root = self.log.place().root();
+        give_names(&self.target, root, folded, &mut table.added, &table.removed, taken)?;
+        Ok(Some(table))
+    }
+}
+
+impl Part {
+    fn open_file(
+        &mut self,
+        target: &Target,
+        log: &SyncLog,
+        sync_id: &str,
+    ) -> Result<&mut OpenFile> {
         let file = match self.open.take() {
             Some(file) => file,
             None => {
-                let file = OpenFile::create(&self.target, &self.log, &self.sync_id, &self.plan)?;
+                let file = OpenFile::create(target, log, sync_id, &self.plan)?;
                 crash::at(CrashPoint::StageCreated);
                 file
             }
@@ -188,53 +301,11 @@ impl Files {
     }
 
     /// Completes the open file.
-    fn close(&mut self) -> Result<()> {
+    fn close(&mut self, log: &SyncLog) -> Result<()> {
         if let Some(file) = self.open.take() {
-            self.complete.push(file.finish(&self.log)?);
+            self.complete.push(file.finish(log)?);
         }
         Ok(())
-    }
-
-    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
-        crash::at(CrashPoint::StageRows);
-        self.close()?;
-        if !self.complete.is_empty() {
-            disk::sync_folder(&self.log.stage())?;
-            crash::at(CrashPoint::FileWritten);
-        }
-        let written = self.complete.iter().map(|file| file.rows).sum();
-        let log = self.log.clone();
-        log.change(Kind::Commit, |folded| self.change(folded, checkpoint, written).map(Some))?;
-        self.complete.clear();
-        crash::at(CrashPoint::CommitDone);
-        let committed = Committed { written, ..Committed::default() };
-        Ok(CommittedTables::from([(self.plan.name().clone(), committed)]))
-    }
-
-    fn change(&self, folded: &Folded, checkpoint: &Checkpoint, rows: u64) -> Result<Change> {
-        let cursors = positions(checkpoint);
-        let mut table =
-            TableChange { source: Some(self.plan.name().clone()), ..TableChange::default() };
-        if self.plan.write_mode == WriteMode::Replace {
-            table.staged.clone_from(&self.complete);
-        } else {
-            let place = self.log.place();
-            let shape = shape(place, folded, &self.plan, self.target.settings.format)?;
-            let known = folded.tables.get(self.plan.name());
-            let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
-            table.record = Some(Some(TableRecord {
-                identity: Some(shape.identity.clone()),
-                columns: column_names(&self.plan),
-                rows_total: record.rows_total + rows,
-                ..record
-            }));
-            if known.and_then(|t| t.shape.as_ref()) != Some(&shape) {
-                table.shape = Some(shape);
-            }
-            table.added.clone_from(&self.complete);
-            give_names(&self.target, place.root(), folded, &mut table.added, &[])?;
-        }
-        Ok(Change { cursors, tables: vec![table] })
     }
 }
 
@@ -256,7 +327,7 @@ pub(crate) fn finish(
         }
         let mut change =
             TableChange { source: Some(table.name().clone()), ..TableChange::default() };
-        let shape = shape(log.place(), folded, table, format)?;
+        let Shaped { shape, removed } = shape(log, folded, table, format, sync_id)?;
         let mut rows_total = record.rows_total;
         let mut is_empty = known.files.is_empty();
         if table.write_mode == WriteMode::Replace {
@@ -265,11 +336,15 @@ pub(crate) fn finish(
             rows_total += known.staged.iter().map(|file| file.rows).sum::<u64>();
             is_empty = known.staged.is_empty();
             change.added = known.staged;
+        } else if !removed.is_empty() {
+            is_empty = true;
+            change.removed = removed;
         }
         if is_empty {
             change.added.extend(empty_file(target, log, sync_id, table)?);
         }
-        give_names(target, log.place().root(), folded, &mut change.added, &change.removed)?;
+        let (root, mut taken) = (log.place().root(), BTreeSet::new());
+        give_names(target, root, folded, &mut change.added, &change.removed, &mut taken)?;
         change.record = Some(Some(TableRecord {
             identity: Some(shape.identity.clone()),
             columns: column_names(table),
@@ -295,13 +370,16 @@ pub(crate) fn migrate(
     table: &TablePlan,
 ) -> Result<()> {
     log.change(Kind::State, |folded| {
+        let Shaped { shape, removed } = shape(log, folded, table, target.settings.format, sync_id)?;
         let mut change = TableChange {
             source: Some(table.name().clone()),
-            shape: Some(shape(log.place(), folded, table, target.settings.format)?),
+            shape: Some(shape),
             added: empty_file(target, log, sync_id, table)?.into_iter().collect(),
+            removed,
             ..TableChange::default()
         };
-        give_names(target, log.place().root(), folded, &mut change.added, &[])?;
+        let (root, mut taken) = (log.place().root(), BTreeSet::new());
+        give_names(target, root, folded, &mut change.added, &change.removed, &mut taken)?;
         Ok(Some(Change { cursors: Vec::new(), tables: vec![change] }))
     })?;
     log.publish()
@@ -326,11 +404,30 @@ fn column_names(plan: &TablePlan) -> Vec<String> {
     plan.target.column_names().map(str::to_owned).collect()
 }
 
-/// The table as it is once rows of `plan` are in it.
-fn shape(place: &Place, folded: &Folded, plan: &TablePlan, format: Format) -> Result<Shape> {
-    let known = folded.tables.get(plan.name()).and_then(|t| t.shape.clone());
+/// A table as it is once rows of a plan are in it.
+struct Shaped {
+    shape: Shape,
+    /// The files of the table that it takes the place of.
+    removed: Vec<String>,
+}
+
+/// What the identity of a table begins with that a run has made anew.
+fn recreated_by(sync_id: &str) -> String {
+    format!("{:032x}-", xxh3_128(sync_id.as_bytes()))
+}
+
+fn shape(
+    log: &SyncLog,
+    folded: &Folded,
+    plan: &TablePlan,
+    format: Format,
+    sync_id: &str,
+) -> Result<Shaped> {
+    let place = log.place();
+    let state = folded.tables.get(plan.name());
+    let known = state.and_then(|t| t.shape.clone());
     let known = known.filter(|shape| shape.table.name == plan.target.name);
-    let existing = match known {
+    let mut existing = match known {
         Some(shape) => Some(shape),
         None => place.find_shape(&plan.target.name)?,
     };
@@ -339,11 +436,21 @@ fn shape(place: &Place, folded: &Folded, plan: &TablePlan, format: Format) -> Re
     table.source_defined_cursor = false;
     let stored = table.schema.fields().iter().map(|field| stored_field(field, format));
     table.schema = Arc::new(Schema::new(stored.collect::<Vec<Field>>()));
+    let (mut removed, mut identity) = (Vec::new(), uuid::Uuid::new_v4().to_string());
+    let mark = recreated_by(sync_id);
+    if plan.changes.contains(&SchemaChange::Recreate)
+        && existing.as_ref().is_none_or(|shape| !shape.identity.starts_with(&mark))
+    {
+        place.check_alone(&plan.target.name, log.sync())?;
+        removed.extend(state.iter().flat_map(|t| &t.files).map(|file| file.name.clone()));
+        identity = format!("{mark}{identity}");
+        existing = None;
+    }
     if let (Some(existing), false) = (&existing, plan.write_mode == WriteMode::Replace) {
         table.schema = Arc::new(merge(&existing.table, &table)?);
     }
-    let identity = existing.map_or_else(|| uuid::Uuid::new_v4().to_string(), |e| e.identity);
-    Ok(Shape { table, identity })
+    let identity = existing.map_or(identity, |e| e.identity);
+    Ok(Shaped { shape: Shape { table, identity }, removed })
 }
 
 /// The columns that were there, as they are now, and the new ones after them.
@@ -381,8 +488,9 @@ pub(crate) fn check_name(target: &Target, log: &SyncLog, table: &TableName) -> R
         .map_err(|error| error.context("table", table))
 }
 
-/// Gives files another name where theirs is taken by an older one of this sync. `removed` are
-/// names that become free: the new file takes the place of the old one.
+/// Gives files another name where theirs is taken by an older one of this sync, or by one of the
+/// same commit (`taken`). `removed` are names that become free: the new file takes the place of
+/// the old one.
 ///
 /// # Errors
 /// `Config` when a file of somebody else has the name, which came after [`check_name`].
@@ -392,9 +500,9 @@ fn give_names(
     folded: &Folded,
     files: &mut [DataFile],
     removed: &[String],
+    taken: &mut BTreeSet<String>,
 ) -> Result<()> {
     let known = folded.file_names();
-    let mut taken = BTreeSet::new();
     for file in files {
         if !target.template.tells_files_apart() && !taken.contains(&file.name) {
             refuse_foreign(root, &file.name, &known)?;
@@ -412,12 +520,15 @@ fn give_names(
     Ok(())
 }
 
-/// The table of a partition: files are written one table at a time.
-pub(crate) fn only_table<'a>(plan: &'a Plan, tables: &[TableName]) -> Result<&'a TablePlan> {
-    match tables {
-        [name] => plan.tables.get(name).ok_or_else(|| {
+/// The planned tables of a partition.
+///
+/// # Errors
+/// `Internal` for a table that is not planned.
+pub(crate) fn tables_of(plan: &Plan, tables: &[TableName]) -> Result<Vec<TablePlan>> {
+    let planned = |name| {
+        plan.tables.get(name).cloned().ok_or_else(|| {
             Error::internal("A partition names a table that is not planned").context("table", name)
-        }),
-        _ => Err(Error::unsupported("A partition of several tables cannot be written to files")),
-    }
+        })
+    };
+    tables.iter().map(planned).collect()
 }

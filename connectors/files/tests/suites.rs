@@ -8,12 +8,16 @@ use serde_json::json;
 
 use crate::support::{Folder, destination, source};
 
-/// A new folder.
-struct Fresh(Folder);
+/// A new folder, and the format of the files in it.
+struct Fresh(Folder, &'static str);
 
 impl Fresh {
     fn new() -> Self {
-        Self(Folder::new())
+        Self::of("parquet")
+    }
+
+    fn of(format: &'static str) -> Self {
+        Self(Folder::new(), format)
     }
 }
 
@@ -24,7 +28,7 @@ impl Harness for Fresh {
     }
 
     async fn destination(&self) -> Box<dyn Destination> {
-        destination(json!({"path": self.0.path("")})).await
+        destination(json!({"path": self.0.path(""), "format": self.1})).await
     }
 
     /// Files have no keys: rows are added.
@@ -39,5 +43,19 @@ impl Harness for Fresh {
 }
 
 highwater_testkit::suites! { Fresh::new() =>
-    destination, append, replace, state, schema, types, source,
+    destination, append, replace, state, schema, types, many_tables, recreate, read_back, source,
+}
+
+/// What text files hold comes back in the types that are asked for.
+mod csv {
+    use super::*;
+
+    highwater_testkit::suites! { Fresh::of("csv") => many_tables, recreate, read_back }
+}
+
+/// The same for lines of JSON.
+mod jsonl {
+    use super::*;
+
+    highwater_testkit::suites! { Fresh::of("jsonl") => many_tables, read_back }
 }

@@ -118,6 +118,42 @@ impl Place {
         Ok(shape.zip(identity).map(|(shape, identity)| Shape { identity, ..shape }))
     }
 
+    /// The names of the files that hold the rows of a table, of all syncs that write it.
+    pub(crate) fn files_of(&self, name: &TableName) -> Result<Vec<String>> {
+        let mut files = Vec::new();
+        for sync in self.syncs()? {
+            for (_, state) in self.folded(&sync)?.tables {
+                if state.shape.as_ref().is_some_and(|shape| shape.table.name == *name) {
+                    files.extend(state.files.into_iter().map(|file| file.name));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Refuses to make a table anew that another sync writes too: its files would stay.
+    ///
+    /// # Errors
+    /// `Schema`, naming the other sync.
+    pub(crate) fn check_alone(&self, name: &TableName, sync: &str) -> Result<()> {
+        for other in self.syncs()?.into_iter().filter(|other| other != sync) {
+            let tables = self.folded(&other)?.tables;
+            let shares = tables.values().any(|state| {
+                !state.files.is_empty()
+                    && state.shape.as_ref().is_some_and(|shape| shape.table.name == *name)
+            });
+            if shares {
+                return Err(Error::schema(
+                    "Another sync writes the table, so it cannot be made anew",
+                )
+                .context("table", name)
+                .context("other sync", other)
+                .hint("give the table another name: `target: …`"));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a file that is there and that no sync here has written.
     ///
     /// # Errors

@@ -185,6 +185,10 @@ impl SyncLog {
         &self.place
     }
 
+    pub(crate) fn sync(&self) -> &str {
+        &self.sync
+    }
+
     pub(crate) fn stage(&self) -> PathBuf {
         self.folder.join("stage")
     }

@@ -7,6 +7,7 @@ mod input;
 mod listing;
 mod parquet;
 mod read;
+pub(crate) mod read_back;
 mod tables;
 mod text;
 mod types;
@@ -48,6 +49,16 @@ impl FilesSource {
         self.discover(Some(std::slice::from_ref(&name.name))).await?;
         self.found(&name.name)
             .ok_or_else(|| Error::config("The files of a table are gone").context("table", name))
+    }
+}
+
+/// The table of a partition: files are read one table at a time.
+fn only_table<'a>(plan: &'a Plan, tables: &[TableName]) -> Result<&'a TablePlan> {
+    match tables {
+        [name] => plan.tables.get(name).ok_or_else(|| {
+            Error::internal("A partition names a table that is not planned").context("table", name)
+        }),
+        _ => Err(Error::internal("A partition of files is of several tables")),
     }
 }
 
@@ -159,7 +170,7 @@ impl Source for FilesSource {
         state: &State,
         output: Output,
     ) -> Result<Completion> {
-        let table = crate::writer::only_table(plan, &partition.tables)?.clone();
+        let table = only_table(plan, &partition.tables)?.clone();
         let found = self.look(table.name()).await?;
         let cursors = state.partition_cursors(table.name());
         let cursors =

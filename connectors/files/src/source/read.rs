@@ -212,6 +212,22 @@ impl FileCursor {
     }
 }
 
+/// Reads all rows of a file that nobody changes.
+pub(crate) fn whole(
+    file: &SourceFile,
+    dialect: CsvDialect,
+    columns: &[super::infer::Column],
+    schema: &arrow_schema::SchemaRef,
+    emit: &mut super::text::Emit<'_>,
+) -> Result<()> {
+    let text = CsvOrJson { file, columns, schema };
+    match file.format {
+        Format::Parquet => parquet::read(file, columns, schema, emit).map(drop),
+        Format::Csv => text.csv(dialect, None, emit).map(drop),
+        Format::Json | Format::Jsonl => text.json(None, emit).map(drop),
+    }
+}
+
 /// A text file, what is known of its table, and what is wanted of it.
 struct CsvOrJson<'a> {
     file: &'a SourceFile,
