@@ -4,6 +4,7 @@
 
 mod faults;
 mod merge;
+mod removal;
 mod store;
 mod tables;
 
@@ -13,9 +14,9 @@ use arrow_array::RecordBatch;
 use arrow_schema::Field;
 use async_trait::async_trait;
 use highwater_core::{
-    Batch, Capabilities, Checkpoint, Committed, CommittedTables, Destination, DestinationDelivery,
-    Error, ExistingTable, Fence, LogicalType, Op, Output, Partition, Plan, Result, SchemaChange,
-    StateStore, Table, TableName, TablePlan, WriteMode, Writer, text,
+    Batch, Capabilities, Checkpoint, Committed, CommittedTables, Deletion, Destination,
+    DestinationDelivery, Error, ExistingTable, Fence, LogicalType, Op, Output, Partition, Plan,
+    Result, SchemaChange, StateStore, Table, TableName, TablePlan, WriteMode, Writer, text,
 };
 
 use faults::Faults;
@@ -127,7 +128,7 @@ impl Destination for Memory {
         self.atomically(Operation::Migrate, "", |contents| {
             let mut ran = Vec::new();
             for table in plan.tables.values() {
-                contents.prepare(table)?;
+                contents.prepare(plan, table)?;
                 ran.extend(table.changes.iter().flat_map(|change| self.ddl(table, change)));
             }
             Ok(ran)
@@ -190,7 +191,13 @@ struct MemoryWriter {
     plan: Plan,
     partition: Partition,
     fence: Fence,
-    staged: Vec<Batch>,
+    staged: Vec<Staged>,
+}
+
+/// What was sent, in its order.
+enum Staged {
+    Batch(Batch),
+    Delete(Deletion),
 }
 
 #[async_trait]
@@ -206,34 +213,69 @@ impl Writer for MemoryWriter {
                 if batch.op == Op::Delete && !keyed {
                     return Err(Error::unsupported("A deletion cannot be written in this mode"));
                 }
-                staged.push(batch);
+                staged.push(Staged::Batch(batch));
                 Ok(())
             })
             .await
     }
 
+    async fn delete(&mut self, deletion: &Deletion) -> Result<()> {
+        removal::check(&self.plan, deletion)?;
+        let staged = &mut self.staged;
+        let stage = || {
+            // Values that are none of their column are found now, not with the commit.
+            Contents::default().remove(&self.plan, deletion)?;
+            staged.push(Staged::Delete(deletion.clone()));
+            Ok(())
+        };
+        self.memory.faults.around(Operation::Write, stage).await
+    }
+
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         let staged = std::mem::take(&mut self.staged);
-        let rows: usize = staged.iter().map(|batch| batch.rows.num_rows()).sum();
+        let rows: usize = batches(&staged).map(|batch| batch.rows.num_rows()).sum();
         let cursors: Vec<_> =
             checkpoint.cursors.iter().map(|(key, c)| format!(" {key}={}", c.0)).collect();
         let detail = format!("{} {rows} rows{}", self.partition.id, cursors.concat());
-        let (plan, fence, partition) = (&self.plan, &self.fence, &self.partition);
+        let (plan, fence) = (&self.plan, &self.fence);
+        let tables = self.partition.tables.iter().filter_map(|name| plan.tables.get(name));
         self.memory
             .atomically(Operation::Commit, &detail, |contents| {
                 contents.check_fence(plan, fence)?;
                 let mut committed = CommittedTables::new();
-                for table in partition.tables.iter().filter_map(|name| plan.tables.get(name)) {
-                    let batches: Vec<_> =
-                        staged.iter().filter(|b| b.table.name == *table.name()).collect();
-                    let merged = contents.merge(plan, table, fence, &batches)?;
-                    committed.insert(table.name().clone(), merged);
-                    let rows: usize = batches.iter().map(|b| b.rows.num_rows()).sum();
-                    contents.record(plan, table, fence, rows as u64);
+                let mut rest = &staged[..];
+                loop {
+                    let end = rest.iter().position(|sent| matches!(sent, Staged::Delete(_)));
+                    let (now, later) = rest.split_at(end.unwrap_or(rest.len()));
+                    for table in tables.clone() {
+                        let of_table = |batch: &&Batch| batch.table.name == *table.name();
+                        let batches: Vec<_> = batches(now).filter(of_table).collect();
+                        let merged = contents.merge(plan, table, fence, &batches)?;
+                        *committed.entry(table.name().clone()).or_default() += merged;
+                    }
+                    let Some((Staged::Delete(deletion), later)) = later.split_first() else {
+                        break;
+                    };
+                    for (table, removed) in contents.remove(plan, deletion)? {
+                        *committed.entry(table).or_default() += removed;
+                    }
+                    rest = later;
+                }
+                for table in tables.clone() {
+                    let of_table = |batch: &&Batch| batch.table.name == *table.name();
+                    let rows = batches(&staged).filter(of_table).map(|b| b.rows.num_rows() as u64);
+                    contents.record(plan, table, fence, rows.sum());
                 }
                 contents.save(plan, checkpoint);
                 Ok(committed)
             })
             .await
     }
+}
+
+fn batches(staged: &[Staged]) -> impl Iterator<Item = &Batch> {
+    staged.iter().filter_map(|sent| match sent {
+        Staged::Batch(batch) => Some(batch),
+        Staged::Delete(_) => None,
+    })
 }

@@ -68,7 +68,7 @@ impl Contents {
             let written = (rows.len() - before) as u64;
             return Ok(Committed { written, ..Committed::default() });
         }
-        self.prepare(table)?;
+        self.prepare(plan, table)?;
         if is_keyed(table) {
             return self.merge_by_key(plan, table, batches);
         }
@@ -193,7 +193,7 @@ impl Contents {
             self.swap(table.target.as_ref().clone(), rows);
             return Ok(Committed::default());
         }
-        self.prepare(table)?;
+        self.prepare(plan, table)?;
         if let Some(seconds) = table.history_retention_seconds {
             let micros = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
             self.prune(table, Instant(plan.started_at.0.saturating_sub(micros)));

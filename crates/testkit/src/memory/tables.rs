@@ -1,12 +1,12 @@
 //! The tables in memory, and how their shape changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{Field, Schema};
 use highwater_core::text::TextColumn;
-use highwater_core::{Instant, Result, SchemaChange, Table, TableName, TablePlan, WriteMode};
+use highwater_core::{Instant, Plan, Result, SchemaChange, Table, TableName, TablePlan, WriteMode};
 
 use super::merge::Position;
 use super::store::Sync;
@@ -25,6 +25,8 @@ pub(super) struct Contents {
     /// By history table: when the run began that brought each row.
     pub(super) arrivals: BTreeMap<TableName, Vec<Instant>>,
     pub(super) syncs: BTreeMap<String, Sync>,
+    /// By run and target table: what was made anew.
+    recreated: BTreeSet<(String, TableName)>,
     identities: u64,
 }
 
@@ -109,7 +111,14 @@ impl Contents {
     }
 
     /// Makes or changes the tables as planned. Repeating it changes nothing.
-    pub(super) fn prepare(&mut self, plan: &TablePlan) -> Result<()> {
+    pub(super) fn prepare(&mut self, run: &Plan, plan: &TablePlan) -> Result<()> {
+        if plan.changes.contains(&SchemaChange::Recreate)
+            && self.recreated.insert((run.sync_id.clone(), plan.target.name.clone()))
+        {
+            self.tables.remove(&plan.target.name);
+            self.tables.remove(&Self::history_name(plan));
+            self.tombstones.retain(|(table, _), _| *table != plan.target.name);
+        }
         self.create(plan.target.as_ref().clone());
         if plan.write_mode == WriteMode::AppendDedup {
             let fields = plan.target.schema.fields().iter();
