@@ -93,7 +93,7 @@ fn words(sent: &[Value]) -> Vec<String> {
 #[async_trait]
 impl Harness for Told {
     async fn source(&self) -> Box<dyn Source> {
-        unimplemented!("it is a destination")
+        panic!("it is a destination")
     }
 
     async fn destination(&self) -> Box<dyn Destination> {
@@ -101,7 +101,7 @@ impl Harness for Told {
     }
 
     async fn drop_table(&self, _: &TableName) {
-        unimplemented!("it keeps everything")
+        panic!("it keeps everything")
     }
 }
 
@@ -298,7 +298,7 @@ async fn a_plugin_that_died_stays_dead_until_the_next_run() {
     let told = Told::new("die-after=2 no-read");
     let (table, rows) = two_items();
     let run = told.open(&Job::new(table, WriteMode::Overwrite)).await;
-    run.try_commit(&[rows.clone()], 1).await.unwrap_err();
+    run.try_commit(std::slice::from_ref(&rows), 1).await.unwrap_err();
     let again = run.try_commit(&[rows], 1).await.unwrap_err();
     assert!(again.message().contains("exit code 137"), "{again}");
     // It died long ago; that is no news at the end of the run.

@@ -133,14 +133,15 @@ async fn a_python_destination_adds_rows_of_every_type_and_gives_them_back() {
     let folder = tempfile::tempdir().unwrap();
     let destination = sqlite(folder.path(), json!({}));
     // What the test plugin gives back as it got it: Python's dates end with the year 9999, and
-    // SQLite has no NaN.
+    // SQLite has no NaN. (An address comes back with its mask.)
     let mut sample = every_type(50, 7);
     let known = |field: &arrow_schema::FieldRef| {
         let data_type = field.data_type();
-        data_type.is_integer()
+        let plain = data_type.is_integer()
             || data_type.is_string()
             || data_type.is_binary()
-            || *data_type == arrow_schema::DataType::Boolean
+            || *data_type == arrow_schema::DataType::Boolean;
+        plain && field.name() != "inet"
     };
     let fields = sample.table.schema.fields().iter().enumerate();
     let columns: Vec<usize> = fields.filter(|(_, field)| known(field)).map(|(at, _)| at).collect();

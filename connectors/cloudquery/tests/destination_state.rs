@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use highwater_core::{
-    Checkpoint, Cursor, CursorKey, Destination, ErrorKind, Instant, Owner, StateStore, TableName,
+    Checkpoint, Cursor, CursorKey, Destination, ErrorKind, Owner, StateStore, TableName,
     TableRecord, WriteMode,
 };
 use highwater_testkit::job::{Job, Run};
@@ -145,7 +145,7 @@ async fn a_plugin_without_memory_takes_full_refreshes_and_refuses_cursors() {
         assert!(error.hint_text().unwrap().contains("@@plugins.NAME.connection"), "{words}");
         store(run.destination.as_ref()).renew(&run.fence).await.unwrap();
         run.release().await;
-        let written = told.journal().into_iter().filter(|line| is_state(line));
+        let written = told.journal().into_iter().filter(is_state);
         let written: Vec<_> = written.filter(|line| line["message"] == "insert").collect();
         assert!(written.is_empty(), "{words}: {written:?}");
     }
@@ -179,5 +179,4 @@ async fn a_plugin_that_dies_is_not_one_without_memory() {
     let told = Told::new("die-after=1");
     let error = store(&told.plugin()).open("s", &request(false)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
-    assert!(Instant::now().0 > 0);
 }

@@ -147,3 +147,34 @@ pub(super) async fn send_all(stream: &mut WriteStream, migrations: &[Migration])
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::destination::{DestinationConfig, DestinationPlugin};
+    use crate::host::{PluginSpec, Registry, Role};
+    use highwater_testkit::job::Job;
+    use highwater_testkit::tables::item_table;
+
+    async fn ordered(parents: &[(&str, Option<&str>)]) -> Vec<String> {
+        let spec = PluginSpec::new("d", Role::Destination, Registry::Local, "/nowhere");
+        let config = DestinationConfig::new(spec, serde_json::Value::Null, "");
+        let plugin = DestinationPlugin::new(config);
+        let mut tables = Vec::new();
+        for (name, parent) in parents {
+            let table = Table { parent: parent.map(TableName::new), ..item_table(name) };
+            let plan = Job::new(table, WriteMode::Overwrite).plan(&plugin).await.unwrap();
+            tables.extend(plan.tables.into_values());
+        }
+        parents_first(&tables).iter().map(|table| table.name().name.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn every_table_comes_once_and_after_its_parent_where_that_is_possible() {
+        let chain = [("c", Some("b")), ("a", None), ("b", Some("a")), ("x", Some("elsewhere"))];
+        assert_eq!(ordered(&chain).await, ["a", "x", "b", "c"]);
+        let circle = [("c", Some("b")), ("b", Some("c")), ("own", Some("own"))];
+        assert_eq!(ordered(&circle).await, ["own", "c", "b"]);
+    }
+}
