@@ -45,7 +45,7 @@ const SOCKET_PATH_BYTES: usize = 104;
 pub enum Listen {
     /// On a socket in a folder that only this user may enter.
     Unix,
-    /// On a free port of the loopback, for plugins that see no files of this machine.
+    /// On a free port of the loopback, for plugins that cannot use a socket.
     Tcp,
 }
 

@@ -62,6 +62,8 @@ pub struct SourceConfig {
     /// The placeholder that stands for the backend of the state table:
     /// `@@plugins.NAME.connection`. It resolves to the state proxy.
     pub state_placeholder: Option<String>,
+    /// Whether the plugin is only asked for its tables, and need not reach its system for that.
+    pub no_connection: bool,
     /// What the other placeholders in `spec` stand for.
     pub connections: Vec<(String, String)>,
 }
@@ -80,6 +82,7 @@ impl SourceConfig {
             invocation_id: uuid::Uuid::new_v4().to_string(),
             state_table: None,
             state_placeholder: None,
+            no_connection: false,
             connections: Vec::new(),
         }
     }
@@ -143,13 +146,11 @@ impl SourcePlugin {
         Ok(Session { plugin, proxy })
     }
 
+    /// A socket where the plugin has one itself. Python's gRPC can dial a socket, but names it to
+    /// the server in a way that HTTP/2 does not allow; its plugins listen on ports.
     fn listen(&self, plugin: &Plugin) -> Listen {
-        let shares_files = match self.config.plugin.registry {
-            Registry::Local | Registry::CloudQuery => !plugin.in_container(),
-            Registry::Grpc => plugin.connection().starts_with("unix:"),
-            Registry::Docker => false,
-        };
-        if shares_files { Listen::Unix } else { Listen::Tcp }
+        let is_ours = self.config.plugin.registry != Registry::Grpc && !plugin.in_container();
+        if is_ours && plugin.connection().starts_with("unix:") { Listen::Unix } else { Listen::Tcp }
     }
 
     /// Where something on this machine is for the plugin.
@@ -188,7 +189,7 @@ impl SourcePlugin {
         let plugin = &session.plugin;
         let request = init::Request {
             spec: self.spec(session)?.into(),
-            no_connection: false,
+            no_connection: self.config.no_connection,
             invocation_id: self.config.invocation_id.clone(),
         };
         plugin.client().init(request).await.map_err(|s| plugin.explain(s))?;

@@ -7,16 +7,22 @@
 //! |---|---|---|
 //! | `no-unix`, `exit=CODE`, `hang`, `deaf`, `stubborn`, `child=FILE`, `note=FILE` | [`start`] | how it starts and ends |
 //! | `versions=0,1`, `old-discovery=v1`, `no-discovery` | [`discovery`] | which protocol it speaks |
+//! | `destination=FOLDER` and what is listed there | [`destination`] | what it does with rows |
+//! | `source=FILE` | [`source`] | what it sends |
+//! | `transformer` and what is listed there | [`transformer`] | what rows become |
 //! | `noise`, `levels` | [`noise`] | what it logs |
 //! | `die=CODE`, `status=CODE`, `size=BYTES` | [`plugin`] | what its calls do |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod destination;
 mod discovery;
 mod noise;
 mod plugin;
 mod script;
+mod source;
 mod start;
+mod transformer;
 
 use highwater_cloudquery::proto::plugin::plugin_server::PluginServer;
 use script::Script;
@@ -33,7 +39,7 @@ async fn main() {
     let router = builder.add_service(
         PluginServer::new(plugin::Scripted::new(&script))
             .max_decoding_message_size(200 << 20)
-            .max_encoding_message_size(200 << 20),
+            .max_encoding_message_size(usize::MAX),
     );
     let router = discovery::add(router, &script);
     let end = start::end(&script);

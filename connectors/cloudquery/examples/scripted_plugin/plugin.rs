@@ -11,17 +11,29 @@ use highwater_cloudquery::proto::plugin::{
     transform, transform_schema, write,
 };
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::destination::Destination;
 use crate::script::Script;
+use crate::source::Source;
+use crate::transformer::Transformer;
 
 pub struct Scripted {
     script: Script,
+    destination: Option<Destination>,
+    source: Option<Source>,
+    transformer: Option<Transformer>,
 }
 
 impl Scripted {
     pub fn new(script: &Script) -> Self {
-        Self { script: script.clone() }
+        Self {
+            destination: Destination::new(script),
+            source: Source::new(script),
+            transformer: Transformer::new(script),
+            script: script.clone(),
+        }
     }
 }
 
@@ -65,48 +77,69 @@ impl Plugin for Scripted {
         not_scripted()
     }
 
-    async fn init(&self, _: Request<init::Request>) -> Answer<init::Response> {
-        not_scripted()
+    async fn init(&self, request: Request<init::Request>) -> Answer<init::Response> {
+        if let Some(destination) = &self.destination {
+            destination.init(request.get_ref());
+        } else if let Some(source) = &self.source {
+            source.init(request.get_ref());
+        } else if self.transformer.is_none() {
+            return not_scripted();
+        }
+        Ok(Response::new(init::Response::default()))
     }
 
-    async fn get_tables(&self, _: Request<get_tables::Request>) -> Answer<get_tables::Response> {
-        not_scripted()
+    async fn get_tables(
+        &self,
+        request: Request<get_tables::Request>,
+    ) -> Answer<get_tables::Response> {
+        let Some(source) = &self.source else { return not_scripted() };
+        source.tables(request.get_ref()).map(Response::new)
     }
 
-    async fn sync(&self, _: Request<sync::Request>) -> Answer<Self::SyncStream> {
-        not_scripted()
+    async fn sync(&self, request: Request<sync::Request>) -> Answer<Self::SyncStream> {
+        let Some(source) = &self.source else { return not_scripted() };
+        let messages = source.clone().sync(request.into_inner());
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
-    async fn read(&self, _: Request<read::Request>) -> Answer<Self::ReadStream> {
-        not_scripted()
+    async fn read(&self, request: Request<read::Request>) -> Answer<Self::ReadStream> {
+        let Some(destination) = &self.destination else { return not_scripted() };
+        let answers = destination.read(request.get_ref()).await?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers.into_iter().map(Ok)))))
     }
 
-    async fn write(&self, _: Request<Streaming<write::Request>>) -> Answer<write::Response> {
-        not_scripted()
+    async fn write(&self, request: Request<Streaming<write::Request>>) -> Answer<write::Response> {
+        let Some(destination) = &self.destination else { return not_scripted() };
+        destination.write(request.into_inner()).await.map(Response::new)
     }
 
     async fn transform(
         &self,
-        _: Request<Streaming<transform::Request>>,
+        request: Request<Streaming<transform::Request>>,
     ) -> Answer<Self::TransformStream> {
-        not_scripted()
+        let Some(transformer) = &self.transformer else { return not_scripted() };
+        let messages = transformer.clone().transform(request.into_inner());
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
     async fn transform_schema(
         &self,
-        _: Request<transform_schema::Request>,
+        request: Request<transform_schema::Request>,
     ) -> Answer<transform_schema::Response> {
-        not_scripted()
+        let Some(transformer) = &self.transformer else { return not_scripted() };
+        Ok(Response::new(transformer.schema(request.get_ref())))
     }
 
     async fn close(&self, _: Request<close::Request>) -> Answer<close::Response> {
-        not_scripted()
+        let Some(destination) = &self.destination else { return not_scripted() };
+        destination.close().map(|()| Response::new(close::Response {}))
     }
 
     async fn test_connection(
         &self,
-        _: Request<test_connection::Request>,
+        request: Request<test_connection::Request>,
     ) -> Answer<test_connection::Response> {
-        not_scripted()
+        let Some(destination) = &self.destination else { return not_scripted() };
+        destination.test(request.get_ref()).map(Response::new)
     }
 }

@@ -1,0 +1,189 @@
+//! A plugin's cursors: held by the state proxy, and sent on when nothing can be missing.
+
+use highwater_cloudquery::host::{Plugin, Registry};
+use highwater_cloudquery::source::SourcePlugin;
+use highwater_core::{Message, Source, State, TableName};
+use serde_json::{Value, json};
+
+use crate::reading::{Run, Scripted, incremental_tables, plan, run, run_plan, state};
+use crate::scripted::other_path;
+
+fn rows(table: &str, from: u64, count: u64) -> Value {
+    json!({"rows": table, "from": from, "count": count})
+}
+
+async fn run_with(steps: Value, before: &State) -> (Run, Scripted) {
+    let script = Scripted::new(incremental_tables(), steps);
+    let source = SourcePlugin::new(script.with_state());
+    let run = run(&source, before).await;
+    (run, script)
+}
+
+async fn cursors(steps: Value) -> Vec<String> {
+    let (run, _) = run_with(steps, &State::default()).await;
+    assert!(run.is_complete(), "{run:?}");
+    run.cursors()
+}
+
+#[tokio::test]
+async fn what_was_flushed_is_sent_after_the_last_row() {
+    let steps = json!([
+        rows("a", 1, 3), {"flush": {"at": "3"}, "version": 8}, rows("a", 4, 2),
+        {"flush": {"at": "5", "other": "x"}}, rows("a", 6, 1),
+    ]);
+    let before = state(json!({"at": {"value": "0", "version": 7}}));
+    let (run, _) = run_with(steps, &before).await;
+    assert!(run.is_complete(), "{run:?}");
+    assert_eq!(run.cursors(), ["at=5@9 other=x@1"]);
+    assert!(matches!(run.messages.last(), Some(Message::Checkpoint(_))), "after the last row");
+    assert_eq!(run.values("a", "id").len(), 6);
+}
+
+#[tokio::test]
+async fn the_plugin_reads_what_is_committed_and_what_it_has_flushed() {
+    let steps = json!([
+        {"read": ["key", "value", "version"]}, {"flush": {"at": "3"}, "version": 8},
+        {"read": ["value", "key"]}, {"read": ["version"]},
+    ]);
+    let before =
+        state(json!({"at": {"value": "0", "version": 7}, "k": {"value": "", "version": 0}}));
+    let (run, script) = run_with(steps, &before).await;
+    assert!(run.is_complete());
+    assert_eq!(
+        script.journal("read"),
+        [
+            json!({"read": ["at=0=7", "k==0"]}),
+            json!({"read": ["3=at", "=k"]}),
+            json!({"read": ["8", "0"]}),
+        ]
+    );
+    assert_eq!(run.cursors(), ["at=3@8"], "rows that nobody changed are not sent");
+}
+
+#[tokio::test]
+async fn a_state_of_many_megabytes_comes_in_several_messages() {
+    let many: serde_json::Map<String, Value> = (0..100)
+        .map(|n| (format!("k{n:03}"), json!({"value": "v".repeat(100_000), "version": n})))
+        .collect();
+    let steps = json!([{"read": ["version"]}]);
+    let (run, script) = run_with(steps, &state(Value::Object(many))).await;
+    assert!(run.is_complete());
+    let versions: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    assert_eq!(script.journal("read"), [json!({"read": versions})]);
+}
+
+#[tokio::test]
+async fn without_a_change_an_empty_checkpoint_ends_the_read() {
+    let before = state(json!({"at": {"value": "3", "version": 7}}));
+    let steps = json!([rows("a", 1, 1), {"flush": {"at": "3"}}, {"flush": {}}]);
+    let (run, _) = run_with(steps, &before).await;
+    assert!(run.is_complete());
+    assert_eq!(run.cursors(), ["-"]);
+}
+
+#[tokio::test]
+async fn a_cursor_stays_when_a_table_that_it_may_cover_failed() {
+    let flush = json!({"flush": {"at": "5"}});
+    let error = |table: &str| json!({"error": table});
+    for table in ["a", "child", "unheard of"] {
+        let none: [&str; 0] = [];
+        assert_eq!(cursors(json!([rows("a", 1, 3), flush, error(table)])).await, none, "{table}");
+        // Before the flush or after it: the plugin flushes all the same.
+        assert_eq!(cursors(json!([error(table), rows("a", 1, 3), flush])).await, none, "{table}");
+    }
+    assert_eq!(cursors(json!([error("b"), flush])).await, ["at=5@1"], "`b` has no cursor");
+    let other = json!({"name": "a", "columns": {"id": "text"}, "key": ["id"]});
+    let none: [&str; 0] = [];
+    assert_eq!(cursors(json!([{"migrate": other}, flush])).await, none);
+    let unknown = json!({"name": "unknown", "columns": {"id": "int"}});
+    assert_eq!(cursors(json!([{"rows": unknown, "from": 1, "count": 1}, flush])).await, none);
+}
+
+#[tokio::test]
+async fn a_cursor_stays_when_its_rows_go_nowhere() {
+    let steps = json!([rows("a", 1, 3), rows("b", 1, 3), {"flush": {"at": "3"}}]);
+    let script = Scripted::new(incremental_tables(), steps);
+    for (unplanned, cursors) in [("a", vec![]), ("b", vec!["at=3@1".to_owned()])] {
+        let source = SourcePlugin::new(script.with_state());
+        let mut plan = plan(&source).await;
+        plan.tables.remove(&TableName::new(unplanned));
+        let run = run_plan(&source, &plan, &State::default()).await;
+        assert!(run.is_complete());
+        assert_eq!(run.cursors(), cursors, "{unplanned}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_moves_no_cursor() {
+    let steps = json!([rows("a", 1, 3), {"flush": {"at": "3"}}, {"status": "broken"}]);
+    let (run, script) = run_with(steps, &State::default()).await;
+    assert!(run.end.is_err());
+    assert_eq!(script.journal("flushed"), [json!({"flushed": true})]);
+    assert_eq!(run.cursors(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_cursor_on_the_stream_is_sent_at_its_place() {
+    let steps = json!([
+        rows("a", 1, 3), {"checkpoint": {"at": "3"}}, rows("a", 4, 2), rows("b", 1, 1),
+        {"checkpoint": {"at": "5", "x": "y"}}, {"checkpoint": {"at": "5"}}, rows("a", 6, 1),
+    ]);
+    let before = state(json!({"at": {"value": "0", "version": 1}}));
+    let (run, _) = run_with(steps, &before).await;
+    assert!(run.is_complete());
+    assert_eq!(run.cursors(), ["at=3@2", "at=5@3 x=y@1", "-"]);
+    let mut rows_before = Vec::new();
+    let mut count = 0;
+    for message in &run.messages {
+        match message {
+            Message::Batch(batch) => count += batch.rows.num_rows(),
+            Message::Checkpoint(_) => rows_before.push(count),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(rows_before, [3, 6, 7]);
+}
+
+#[tokio::test]
+async fn a_cursor_on_the_stream_does_not_take_a_flushed_one_along() {
+    let steps = json!([
+        rows("a", 1, 3), {"flush": {"flushed": "3"}}, {"checkpoint": {"sent": "1"}},
+        {"error": "child"}, {"checkpoint": {"sent": "2"}},
+    ]);
+    let (run, _) = run_with(steps, &State::default()).await;
+    assert!(run.is_complete());
+    assert_eq!(run.cursors(), ["sent=1@1"], "and after a failure none");
+}
+
+#[tokio::test]
+async fn without_a_state_table_no_backend_is_offered() {
+    let script = Scripted::new(incremental_tables(), json!([{"checkpoint": {"at": "1"}}]));
+    let run = script.run(script.config()).await;
+    assert!(run.is_complete());
+    assert_eq!(run.cursors(), [""; 0]);
+}
+
+/// Somebody else's plugin may see no files of ours: it is offered a port, whatever its own is.
+#[tokio::test]
+async fn a_plugin_that_runs_elsewhere_reaches_the_state() {
+    for (words, start) in [("", "unix:///"), (" no-unix", "127.0.0.1:")] {
+        let folder = tempfile::tempdir().unwrap();
+        let script =
+            Scripted::new(incremental_tables(), json!([rows("a", 1, 1), {"flush": {"at": "1"}}]));
+        let mut spec = script.spec();
+        spec.path = other_path(folder.path());
+        spec.environment[0].1 += words;
+        let running = Plugin::start(&spec).await.unwrap();
+        assert!(running.connection().starts_with(start), "{}", running.connection());
+        let mut config = script.with_state();
+        config.plugin.registry = Registry::Grpc;
+        config.plugin.path = running.connection().to_owned();
+        let source = SourcePlugin::new(config);
+        assert_eq!(run(&source, &State::default()).await.cursors(), ["at=1@1"]);
+        let offered = script.journal("connection")[0]["connection"].clone();
+        assert!(offered.as_str().unwrap().starts_with("127.0.0.1:"), "{offered}");
+        source.close().await.unwrap();
+        assert!(running.died().is_none(), "somebody else's plugin is left alone");
+        running.stop().await.unwrap();
+    }
+}
