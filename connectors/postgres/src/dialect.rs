@@ -110,6 +110,11 @@ impl Dialect for PostgresDialect {
     }
 }
 
+/// Whether JSON is stored as `jsonb`.
+pub(crate) fn is_jsonb(field: &Field) -> bool {
+    declared(field) == Some("jsonb") && matches!(LogicalType::of(field), Ok(LogicalType::Json))
+}
+
 /// Whether values are compared by their text: `json`, `xml` and their like have no equality; the
 /// text of the others is told apart where they are equal (an interval of a month and of 30 days).
 fn compares_as_text(field: &Field) -> bool {
@@ -217,51 +222,54 @@ pub(crate) fn is_type_name(text: &str) -> bool {
 }
 
 fn logical_type(field: &Field) -> Result<String> {
-    let fixed =
-        match LogicalType::of(field)? {
-            LogicalType::Boolean => "boolean",
-            LogicalType::Integer { bits: 8, .. }
-            | LogicalType::Integer { bits: 16, signed: true } => "smallint",
-            LogicalType::Integer { bits: 16, .. }
-            | LogicalType::Integer { bits: 32, signed: true } => "integer",
-            LogicalType::Integer { bits: 64, signed: false } => "numeric(20,0)",
-            LogicalType::Integer { .. } => "bigint",
-            LogicalType::Float { bits: 64 } => "double precision",
-            LogicalType::Float { .. } => "real",
-            LogicalType::Decimal { precision, scale } if scale >= 0 => {
-                return Ok(format!("numeric({precision},{scale})"));
-            }
-            LogicalType::Decimal { precision, scale } => {
-                let digits = u16::from(precision) + u16::from(scale.unsigned_abs());
-                return Ok(format!("numeric({digits},0)"));
-            }
-            LogicalType::Numeric => "numeric",
-            LogicalType::Text | LogicalType::Null => "text",
-            LogicalType::Json => "json",
-            LogicalType::Uuid => "uuid",
-            LogicalType::Binary => "bytea",
-            LogicalType::Date => "date",
-            LogicalType::Time(TimeUnit::Nanosecond)
-            | LogicalType::Timestamp { unit: TimeUnit::Nanosecond, .. } => "text",
-            LogicalType::Time(_) => "time without time zone",
-            LogicalType::Timestamp { utc: false, .. } => "timestamp without time zone",
-            LogicalType::Timestamp { utc: true, .. } => "timestamp with time zone",
-            LogicalType::Duration(TimeUnit::Nanosecond) => "text",
-            LogicalType::Duration(_) | LogicalType::Interval => "interval",
-            LogicalType::List(item) => {
-                // A list of lists, of records or of texts that need a cast has no array type of its own.
-                let scalar = !matches!(
-                    LogicalType::of(&item)?,
-                    LogicalType::List(_) | LogicalType::Nested | LogicalType::Null
-                );
-                return if scalar {
-                    Ok(format!("{}[]", logical_type(&item)?))
-                } else {
-                    Ok("jsonb".to_owned())
-                };
-            }
-            LogicalType::Nested => "jsonb",
-        };
+    let fixed = match LogicalType::of(field)? {
+        LogicalType::Boolean => "boolean",
+        LogicalType::Integer { bits: 8, .. } | LogicalType::Integer { bits: 16, signed: true } => {
+            "smallint"
+        }
+        LogicalType::Integer { bits: 16, .. } | LogicalType::Integer { bits: 32, signed: true } => {
+            "integer"
+        }
+        LogicalType::Integer { bits: 64, signed: false } => "numeric(20,0)",
+        LogicalType::Integer { .. } => "bigint",
+        LogicalType::Float { bits: 64 } => "double precision",
+        LogicalType::Float { .. } => "real",
+        LogicalType::Decimal { precision, scale } if scale >= 0 => {
+            return Ok(format!("numeric({precision},{scale})"));
+        }
+        LogicalType::Decimal { precision, scale } => {
+            let digits = u16::from(precision) + u16::from(scale.unsigned_abs());
+            return Ok(format!("numeric({digits},0)"));
+        }
+        LogicalType::Numeric => "numeric",
+        LogicalType::Text | LogicalType::Null => "text",
+        LogicalType::Json => "json",
+        LogicalType::Uuid => "uuid",
+        LogicalType::Binary => "bytea",
+        LogicalType::Date => "date",
+        LogicalType::Time(TimeUnit::Nanosecond)
+        | LogicalType::Timestamp { unit: TimeUnit::Nanosecond, .. } => "text",
+        LogicalType::Time(_) => "time without time zone",
+        LogicalType::Timestamp { utc: false, .. } => "timestamp without time zone",
+        LogicalType::Timestamp { utc: true, .. } => "timestamp with time zone",
+        LogicalType::Duration(TimeUnit::Nanosecond) => "text",
+        LogicalType::Duration(_) | LogicalType::Interval => "interval",
+        LogicalType::List(item) => {
+            // A list of lists, of records or of texts that need a cast has no array type of its own.
+            let scalar = !matches!(
+                LogicalType::of(&item)?,
+                LogicalType::List(_) | LogicalType::Nested | LogicalType::Null
+            );
+            return if scalar {
+                // What was declared for the items counts where their array is sent as such.
+                let of = declared(&item).filter(|_| is_jsonb(&item));
+                Ok(format!("{}[]", of.map_or_else(|| logical_type(&item), |d| Ok(d.to_owned()))?))
+            } else {
+                Ok("jsonb".to_owned())
+            };
+        }
+        LogicalType::Nested => "jsonb",
+    };
     Ok(fixed.to_owned())
 }
 

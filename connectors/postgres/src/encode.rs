@@ -298,7 +298,7 @@ fn values(field: &Field, array: &ArrayRef) -> Result<Values> {
         L::Decimal { precision, scale } => decimal(field, array, precision, scale)?,
         L::Numeric => Values::Numeric(cast(&DataType::Utf8)?.as_string().clone()),
         L::Text => Values::Text(cast(&DataType::Utf8)?.as_string().clone()),
-        L::Json if dialect::declared(field) == Some("jsonb") => {
+        L::Json if dialect::is_jsonb(field) => {
             Values::Jsonb(cast(&DataType::Utf8)?.as_string().clone())
         }
         L::Json => Values::Text(cast(&DataType::Utf8)?.as_string().clone()),
@@ -367,6 +367,7 @@ fn array_item_type(item: &Field) -> Result<Option<Type>> {
         L::Integer { .. } => Type::INT8,
         L::Float { bits: 64 } => Type::FLOAT8,
         L::Float { .. } => Type::FLOAT4,
+        L::Json if dialect::is_jsonb(item) => Type::JSONB,
         L::Json => Type::JSON,
         L::Uuid => Type::UUID,
         L::Binary => Type::BYTEA,

@@ -6,6 +6,7 @@
 mod destination;
 mod fit;
 mod horizon;
+mod plugins;
 mod server;
 mod source;
 mod suites;
