@@ -6,11 +6,13 @@
 pub mod args;
 pub mod commands;
 pub mod config;
+mod described;
 pub mod exit;
 pub mod failure;
 mod hints;
 mod inputs;
 pub mod jobs;
+mod json_schema;
 pub mod logging;
 pub mod output;
 pub mod plugin_log;
@@ -22,3 +24,4 @@ pub mod running;
 pub mod served;
 pub mod stop;
 mod stores;
+mod summaries;

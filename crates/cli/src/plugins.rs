@@ -29,6 +29,10 @@ pub struct Settings {
     pub may_migrate: bool,
     /// The part of the sources that is read.
     pub shard: Option<Shard>,
+    /// Whether plugins are only asked for their tables, and reach no system for that.
+    pub no_connection: bool,
+    /// Whether they are asked for all tables, whatever the configuration chooses.
+    pub all_tables: bool,
 }
 
 impl Settings {
@@ -42,6 +46,8 @@ impl Settings {
             now: Instant::now(),
             may_migrate: true,
             shard: None,
+            no_connection: false,
+            all_tables: false,
         }
     }
 

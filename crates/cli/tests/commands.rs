@@ -189,7 +189,7 @@ fn tables_are_described() {
     assert_eq!(session.run("tables sync.yml --json"), 0);
     assert!(session.path("cq-docs/shop/__tables.json").exists());
     let page = std::fs::read_to_string(session.path("cq-docs/shop/orders.md")).unwrap();
-    assert!(page.contains("| id (PK) |"), "{page}");
+    assert!(page.contains("|id (PK)|"), "{page}");
     session.matches("tables");
 }
 

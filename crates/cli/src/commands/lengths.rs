@@ -12,13 +12,17 @@ use crate::config::spec::SourceSpec;
 use crate::failure::Result;
 use crate::jobs::Job;
 
-/// Checks the lengths of a job before it runs. Plans it for that, if there are any.
+/// Checks the lengths of a job before it runs. Plans it for that, if there are any; a plugin is
+/// not started twice for it.
 ///
 /// # Errors
 /// `Config` for a length without a meaning, and what planning finds.
 pub async fn check(section: &Section<SourceSpec>, job: &Job) -> Result<()> {
     let entries = || section.spec.tables.iter().map(|entry| &entry.0);
-    if entries().all(|entry| entry.lookback.is_none() && entry.history_retention.is_none()) {
+    let is_plugin = section.driver.is_plugin();
+    if is_plugin
+        || entries().all(|entry| entry.lookback.is_none() && entry.history_retention.is_none())
+    {
         return Ok(());
     }
     match highwater_engine::plan(job.source.as_ref(), &job.request).await {

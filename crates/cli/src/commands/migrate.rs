@@ -5,8 +5,11 @@ use serde_json::json;
 
 use super::{at_job, at_table};
 use crate::args::{Global, SyncArgs};
+use crate::config::Section;
+use crate::config::spec::SourceSpec;
 use crate::exit::Exit;
 use crate::failure::Result;
+use crate::jobs::Job;
 use crate::plugins::Settings;
 use crate::{inputs, jobs, output};
 
@@ -25,28 +28,21 @@ impl Migrate {
     /// The first thing that cannot be done; what was done before stays.
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = inputs::config(&self.what)?;
-        let settings = Settings::new(global);
+        let settings = Settings { no_connection: true, ..Settings::new(global) };
         let (mut text, mut done) = (String::new(), Vec::new());
         for section in &config.sources {
             let job = jobs::job(&config, section, &settings).await?;
-            let plans = match highwater_engine::plan(job.source.as_ref(), &job.request).await {
-                Ok(plans) => plans,
-                Err(error) => return Err(at_job(section, &job, error).await),
-            };
-            for (target, planned) in job.request.targets.iter().zip(plans) {
-                if let Some(refused) = planned.refused.into_iter().next() {
-                    return Err(at_table(section, refused.error));
-                }
-                let plan = planned.plan;
-                let statements = target.destination.migrate(&plan).await?;
-                text.push_str(&format!("{} → {}\n", plan.sync, target.name));
+            let migrated = migrate(section, &job).await;
+            job.plugins.close().await;
+            for Migrated { sync, destination, statements } in migrated? {
+                text.push_str(&format!("{sync} → {destination}\n"));
                 if statements.is_empty() {
                     text.push_str("Nothing to change.\n");
                 }
                 statements.iter().for_each(|s| text.push_str(&format!("{s}\n")));
                 done.push(json!({
-                    "sync": plan.sync,
-                    "destination": target.name,
+                    "sync": sync,
+                    "destination": destination,
                     "statements": statements,
                 }));
             }
@@ -58,4 +54,28 @@ impl Migrate {
         }
         Ok(Exit::Success)
     }
+}
+
+/// What was changed at a destination.
+struct Migrated {
+    sync: String,
+    destination: String,
+    statements: Vec<String>,
+}
+
+async fn migrate(section: &Section<SourceSpec>, job: &Job) -> Result<Vec<Migrated>> {
+    let plans = match highwater_engine::plan(job.source.as_ref(), &job.request).await {
+        Ok(plans) => plans,
+        Err(error) => return Err(at_job(section, job, error).await),
+    };
+    let mut done = Vec::new();
+    for (target, planned) in job.request.targets.iter().zip(plans) {
+        if let Some(refused) = planned.refused.into_iter().next() {
+            return Err(at_table(section, refused.error));
+        }
+        let plan = planned.plan;
+        let statements = target.destination.migrate(&plan).await?;
+        done.push(Migrated { sync: plan.sync, destination: target.name.clone(), statements });
+    }
+    Ok(done)
 }

@@ -2,6 +2,7 @@
 
 pub mod example;
 pub mod init;
+pub mod install;
 mod lengths;
 pub mod migrate;
 pub mod plan;
@@ -51,6 +52,7 @@ pub async fn run(cli: Cli) -> Result<Exit> {
 /// the source does not have, the hint is chosen from those that it has.
 async fn at_job(section: &Section<SourceSpec>, job: &Job, error: Error) -> Failure {
     let is_unknown = matches!(error.context_value("key"), Some("tables" | "skip_tables"));
+    let is_unknown = is_unknown && !section.driver.is_plugin();
     let pattern = error.context_value("table").filter(|_| is_unknown).map(str::to_owned);
     let Some(pattern) = pattern else { return at_table(section, error) };
     let Ok(tables) = job.source.discover(None).await else { return at_table(section, error) };

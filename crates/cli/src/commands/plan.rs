@@ -36,7 +36,9 @@ impl Plan {
         let (mut exit, mut text, mut syncs) = (Exit::Success, String::new(), Vec::new());
         for section in &config.sources {
             let job = jobs::job(&config, section, &settings).await?;
-            let plans = match highwater_engine::plan(job.source.as_ref(), &job.request).await {
+            let plans = highwater_engine::plan(job.source.as_ref(), &job.request).await;
+            job.plugins.close().await;
+            let plans = match plans {
                 Ok(plans) => plans,
                 Err(error) => {
                     let end = Exit::of_error(error.kind());

@@ -32,6 +32,7 @@ pub struct Plugin {
 #[allow(missing_docs)]
 pub enum Verb {
     Serve(Serve),
+    Install(super::install::Install),
 }
 
 /// Serve the connector NAME until Ctrl-C or SIGTERM; rows that are not committed then, are not
@@ -78,9 +79,10 @@ impl Plugin {
     ///
     /// # Errors
     /// `Config` for an unknown connector or an address that cannot be listened on.
-    pub async fn run(self, _global: &Global) -> Result<Exit> {
+    pub async fn run(self, global: &Global) -> Result<Exit> {
         match self.verb {
             Verb::Serve(serve) => serve.run(self.name).await,
+            Verb::Install(install) => install.run(global).await,
         }
     }
 }

@@ -1,24 +1,20 @@
 //! `highwater sync`: moves what changed, and says what it did.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use highwater_core::{Error, Instant};
+use highwater_core::Error;
 use highwater_engine::{Observer, RunOptions, StopSignal, Summary};
 use serde_json::{Value, json};
 
 use super::{at_job, lengths};
 use crate::args::{Global, LogFormat, RunArgs, SyncArgs};
-use crate::config::spec::SourceSpec;
-use crate::config::{Config, Section};
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs::{self, Job};
 use crate::plugins::Settings;
 use crate::progress::Level;
+use crate::summaries::{self, Files, Line};
 use crate::{hints, inputs, output, progress, report, stop};
 
 /// Move what changed from sources to destinations
@@ -44,8 +40,9 @@ impl Sync {
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = inputs::config(&self.what)?;
         let settings = Settings::of_run(global, &self.run);
-        let mut summary_file =
-            self.run.summary_location.as_deref().map(open_summary).transpose()?;
+        let (summaries, metrics) =
+            (self.run.summary_location.as_deref(), self.run.tables_metrics_location.as_deref());
+        let mut files = Files::open(summaries, metrics)?;
         // What is wrong with the last source is found before the first one moves a row.
         let mut jobs = Vec::new();
         for section in &config.sources {
@@ -54,21 +51,24 @@ impl Sync {
             jobs.push((section, job));
         }
         let options = options(&self.run, global, stop::on_signals());
-        let (mut exit, mut summaries) = (Exit::Success, Vec::new());
+        let (mut exit, mut values) = (Exit::Success, Vec::new());
         let mut wrong = None;
         for (section, job) in jobs {
             if options.stop.is_stopping() {
                 exit = exit.max(Exit::Interrupted);
                 break;
             }
-            match highwater_engine::sync(Arc::clone(&job.source), &job.request, &options).await {
+            let ended =
+                highwater_engine::sync(Arc::clone(&job.source), &job.request, &options).await;
+            job.plugins.close().await;
+            match ended {
                 Ok(mut summary) => {
                     complete_hints(&mut summary);
-                    if let Some(file) = &mut summary_file {
-                        write_summary(file, &config, section, &summary)?;
-                    }
+                    let lines = summaries::lines(&config, section, &job, &summary, &settings);
+                    files.add(&lines)?;
+                    exit = exit.max(send(&lines, &job, global).await);
                     exit = exit.max(show(&summary, &job, global).await?);
-                    summaries.push(summary);
+                    values.push(value(&summary, &job)?);
                 }
                 Err(error) => {
                     let end = Exit::of_error(error.kind());
@@ -83,10 +83,37 @@ impl Sync {
             }
         }
         if global.json {
-            output::json(&json!({ "exit_code": exit.code(), "syncs": summaries }))?;
+            output::json(&json!({ "exit_code": exit.code(), "syncs": values }))?;
         }
         wrong.map_or(Ok(exit), Err)
     }
+}
+
+/// Adds the summaries that destinations ask for. A sync without the row that it should have left
+/// is no success.
+async fn send(lines: &[Line<'_>], job: &Job, global: &Global) -> Exit {
+    let mut exit = Exit::Success;
+    for (line, target) in lines.iter().zip(&job.request.targets) {
+        if let Err(error) = line.send(target).await {
+            output::failure(&error.into(), global.log_format == LogFormat::Json);
+            exit = Exit::Partial;
+        }
+    }
+    exit
+}
+
+/// A summary as JSON, with what the plugins have logged.
+fn value(summary: &Summary, job: &Job) -> Result<Value> {
+    let mut value = serde_json::to_value(summary)
+        .map_err(|e| Error::internal("The summary is not JSON").caused_by(e))?;
+    let plugins = job.plugins.logs();
+    if let (false, Value::Object(value)) = (plugins.is_empty(), &mut value) {
+        let plugins = plugins.into_iter().map(|(kind, name, logs)| {
+            json!({ "kind": kind.to_string(), "name": name, "errors": logs.errors, "warnings": logs.warnings })
+        });
+        value.insert("plugins".to_owned(), plugins.collect());
+    }
+    Ok(value)
 }
 
 /// The engine's options.
@@ -162,65 +189,4 @@ async fn reached(job: &Job) -> Vec<String> {
         );
     }
     lines
-}
-
-fn open_summary(path: &Path) -> Result<File> {
-    std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
-        Error::config("The summary file cannot be written")
-            .context("file", path.display())
-            .caused_by(error)
-            .into()
-    })
-}
-
-/// A line per destination with CloudQuery's field names.
-fn write_summary(
-    file: &mut File,
-    config: &Config,
-    source: &Section<SourceSpec>,
-    summary: &Summary,
-) -> Result<()> {
-    let mut lines = String::new();
-    for destination in &summary.destinations {
-        let Some(section) = config.destination(&destination.destination) else { continue };
-        let per_table = |value: &dyn Fn(&highwater_engine::TableSummary) -> u64| -> Value {
-            let entries = destination.tables.iter();
-            Value::Object(entries.map(|t| (t.table.to_string(), value(t).into())).collect())
-        };
-        // What a failed table sent and did not commit is no resource that was synced.
-        let committed = |t: &highwater_engine::TableSummary| match t.complete {
-            true => t.rows_read,
-            false => t.rows_read.min(t.rows_written + t.rows_unchanged + t.rows_deleted),
-        };
-        let failed = destination.tables.iter().filter(|t| t.error.is_some()).count();
-        let line = json!({
-            "cli_version": env!("CARGO_PKG_VERSION"),
-            "sync_id": summary.sync_id,
-            "sync_time": summary.started_at.to_rfc3339(),
-            "sync_duration_ms": summary.duration_ms,
-            "resources": destination.tables.iter().map(committed).sum::<u64>(),
-            "source_name": source.spec.name,
-            "source_path": source.spec.path,
-            "source_version": source.spec.version.as_deref().unwrap_or_default(),
-            "source_errors": 0,
-            "source_warnings": 0,
-            "source_tables": source.spec.tables.iter().map(|t| &t.0.name).collect::<Vec<_>>(),
-            "destination_name": section.spec.name,
-            "destination_path": section.spec.path,
-            "destination_version": section.spec.version.as_deref().unwrap_or_default(),
-            "destination_errors": failed + usize::from(destination.error.is_some()),
-            "destination_warnings": 0,
-            "resources_per_table": per_table(&committed),
-            "errors_per_table": per_table(&|t| u64::from(t.error.is_some())),
-            "durations_per_table_ms": per_table(&|t| t.duration_ms),
-        });
-        lines.push_str(&line.to_string());
-        lines.push('\n');
-    }
-    file.write_all(lines.as_bytes()).map_err(|error| {
-        Error::internal("The summary file cannot be written")
-            .context("at", Instant::now().to_rfc3339())
-            .caused_by(error)
-            .into()
-    })
 }

@@ -1,13 +1,20 @@
 //! `highwater test-connection`: whether every system can be reached with what is configured.
 
 use clap::Args;
-use highwater_core::{Error, Result as CoreResult};
+use highwater_core::{Error, ErrorKind, Result as CoreResult};
 use serde_json::{Value, json};
 
 use crate::args::{Global, PlaceArgs};
+use crate::config::Section;
+use crate::config::spec::Document;
 use crate::exit::Exit;
-use crate::failure::{Failure, Result};
-use crate::{inputs, jobs, output};
+use crate::failure::Result;
+use crate::plugins::Settings;
+use crate::running::Running;
+use crate::{inputs, output};
+
+/// CloudQuery's word for a plugin that has no test of its connection.
+const UNIMPLEMENTED: &str = "UNIMPLEMENTED";
 
 /// Check that every source can be read and every destination written
 #[derive(Debug, Args)]
@@ -25,21 +32,20 @@ impl TestConnection {
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = inputs::any_config(&self.what.to_sync_args())?;
         let mut tests = Tests { exit: Exit::Success, rows: Vec::new(), values: Vec::new() };
+        let settings = Settings::new(global);
         for section in &config.sources {
-            let source = jobs::source(section).await?;
+            let mut plugins = Running::default();
+            let source = plugins.source(&config, section, &settings).await?;
             let checked = source.check().await;
-            tests.add("source", &section.spec.name, &checked);
-            if let Err(error) = checked {
-                tests.show(&section.connector_failure(error), global);
-            }
+            plugins.close().await;
+            tests.add(section, "source", checked, global);
         }
         for section in &config.destinations {
-            let destination = jobs::destination(section).await?;
+            let mut plugins = Running::default();
+            let destination = plugins.destination(section, &settings).await?;
             let checked = destination.check().await;
-            tests.add("destination", &section.spec.name, &checked);
-            if let Err(error) = checked {
-                tests.show(&section.connector_failure(error), global);
-            }
+            plugins.close().await;
+            tests.add(section, "destination", checked, global);
         }
         if global.json {
             output::json(&tests.values)?;
@@ -57,21 +63,37 @@ struct Tests {
 }
 
 impl Tests {
-    fn add(&mut self, kind: &str, name: &str, checked: &CoreResult<()>) {
+    fn add<S: Document>(
+        &mut self,
+        section: &Section<S>,
+        kind: &str,
+        checked: CoreResult<()>,
+        global: &Global,
+    ) {
+        let name = section.spec.name().to_owned();
         let error = checked.as_ref().err();
+        let is_unknown = section.driver.is_plugin()
+            && error.is_some_and(|error| error.kind() == ErrorKind::Unsupported);
+        let code = match error {
+            Some(_) if is_unknown => Some(UNIMPLEMENTED),
+            Some(error) => error.context_value("code"),
+            None => None,
+        };
         let result = if error.is_some() { "failed" } else { "ok" };
-        self.rows.push(vec![kind.to_owned(), name.to_owned(), result.to_owned()]);
+        self.rows.push(vec![kind.to_owned(), name.clone(), result.to_owned()]);
         self.values.push(json!({
             "kind": kind,
             "name": name,
             "success": error.is_none(),
+            "failure_code": code,
             "error": error.map(Error::full_message),
             "hint": error.and_then(Error::hint_text),
         }));
-    }
-
-    fn show(&mut self, failure: &Failure, global: &Global) {
-        self.exit = self.exit.max(Exit::of_error(failure.kind()));
-        output::failure(failure, global.log_format == crate::args::LogFormat::Json);
+        let Err(error) = checked else { return };
+        // That a plugin cannot tell is no fault of the configuration.
+        let exit = if is_unknown { Exit::Failed } else { Exit::of_error(error.kind()) };
+        self.exit = self.exit.max(exit);
+        let is_json = global.log_format == crate::args::LogFormat::Json;
+        output::failure(&section.connector_failure(error), is_json);
     }
 }

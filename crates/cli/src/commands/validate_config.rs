@@ -3,20 +3,26 @@
 use std::path::Path;
 
 use clap::Args;
+use highwater_cloudquery::host::{Plugin, Role};
+use highwater_cloudquery::proto::plugin::get_spec_schema;
 use highwater_core::Error;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{Global, PlaceArgs};
-use crate::config::Config;
 use crate::config::expand::Surroundings;
+use crate::config::spec::Document;
+use crate::config::{Config, Section};
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::count;
 use crate::plugins::Settings;
-use crate::running::Running;
-use crate::{inputs, jobs, output};
+use crate::{inputs, jobs, json_schema, output};
 
-/// Check a configuration without connecting to anything
+/// gRPC's status of a call that a server does not have.
+const UNIMPLEMENTED: i32 = 12;
+
+/// Check a configuration without connecting to any system; plugins are started and asked for the
+/// schema of their settings
 #[derive(Debug, Args)]
 pub struct ValidateConfig {
     /// What to check.
@@ -25,13 +31,13 @@ pub struct ValidateConfig {
 }
 
 impl ValidateConfig {
-    /// Reads the configuration and lets every connector read its part.
+    /// Reads the configuration and lets every connector and plugin check its part.
     ///
     /// # Errors
     /// `Config` or `Unsupported` at the first thing that is wrong.
     pub async fn run(self, global: &Global) -> Result<Exit> {
         match self.checked(&Settings::new(global)).await {
-            Ok((sources, destinations)) => say(sources, destinations, global.json)?,
+            Ok(config) => say(&config, global.json)?,
             Err(failure) => {
                 if global.json {
                     output::json(&json!({ "valid": false, "error": output::value(&failure) }))?;
@@ -42,8 +48,7 @@ impl ValidateConfig {
         Ok(Exit::Success)
     }
 
-    /// The number of sources and destinations.
-    async fn checked(&self, settings: &Settings) -> Result<(usize, usize)> {
+    async fn checked(&self, settings: &Settings) -> Result<Config> {
         let config = match self.what.what.as_slice() {
             // A folder is one of configuration files here, and data for nobody.
             [folder] if Path::new(folder).is_dir() => {
@@ -57,27 +62,72 @@ impl ValidateConfig {
                 .into());
         }
         for section in &config.destinations {
-            Running::default().destination(section, settings).await?;
+            match section.driver.is_plugin() {
+                true => plugin(section, Role::Destination, settings).await?,
+                false => drop(jobs::destination(section).await?),
+            }
+        }
+        for section in &config.transformers {
+            plugin(section, Role::Transformer, settings).await?;
         }
         for section in &config.sources {
-            jobs::job(&config, section, settings).await?;
+            match section.driver.is_plugin() {
+                true => plugin(section, Role::Source, settings).await?,
+                false => drop(jobs::job(&config, section, settings).await?),
+            }
         }
-        Ok((config.sources.len(), config.destinations.len()))
+        Ok(config)
     }
 }
 
-fn say(sources: usize, destinations: usize, as_json: bool) -> Result<()> {
+/// Checks a plugin's settings against the schema that it gives; one without a schema takes all.
+async fn plugin<S: Document>(section: &Section<S>, kind: Role, settings: &Settings) -> Result<()> {
+    let schema = async {
+        let plugin = Plugin::start(&settings.plugin(section, kind)?).await?;
+        let answer = plugin.client().get_spec_schema(get_spec_schema::Request {}).await;
+        let schema = match answer {
+            Ok(answer) => answer.into_inner().json_schema.unwrap_or_default(),
+            Err(status) if i32::from(status.code()) == UNIMPLEMENTED => String::new(),
+            Err(status) => return Err(plugin.explain(status)),
+        };
+        // What is to be known is known; how it ends changes nothing.
+        let _ = plugin.stop().await;
+        Ok(schema)
+    };
+    let schema = schema.await.map_err(|error| section.connector_failure(error))?;
+    if schema.trim().is_empty() {
+        return Ok(());
+    }
+    let schema: Value = serde_json::from_str(&schema).map_err(|error| {
+        Error::internal("The schema of a plugin's settings is not JSON")
+            .context("plugin", section.spec.name())
+            .caused_by(error)
+    })?;
+    let settings = Value::Object(section.spec.settings().clone());
+    let wrong = json_schema::violations(&settings, &schema, "spec");
+    let Some(first) = wrong.first() else { return Ok(()) };
+    let mut error = Error::config(&first.message).context("plugin", section.spec.name());
+    if wrong.len() > 1 {
+        error = error.context("more that is wrong", wrong.len() - 1);
+    }
+    let error = error.hint("the plugin's own documentation says what stands in its `spec`");
+    Err(section.failure(&first.path, error))
+}
+
+fn say(config: &Config, as_json: bool) -> Result<()> {
+    let (sources, destinations) = (config.sources.len(), config.destinations.len());
     if as_json {
         return output::json(&json!({
             "valid": true, "sources": sources, "destinations": destinations,
+            "transformers": config.transformers.len(),
         }));
     }
-    let plural = |n: usize| if n == 1 { "" } else { "s" };
-    output::result(&format!(
-        "The configuration is valid: {} source{}, {} destination{}.",
-        count(sources as u64),
-        plural(sources),
-        count(destinations as u64),
-        plural(destinations)
-    ))
+    let several = |n: usize, what: &str| {
+        format!("{} {what}{}", count(n as u64), if n == 1 { "" } else { "s" })
+    };
+    let mut parts = vec![several(sources, "source"), several(destinations, "destination")];
+    if !config.transformers.is_empty() {
+        parts.push(several(config.transformers.len(), "transformer"));
+    }
+    output::result(&format!("The configuration is valid: {}.", parts.join(", ")))
 }
