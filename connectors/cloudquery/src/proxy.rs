@@ -15,6 +15,9 @@
 mod book;
 mod service;
 
+use std::fs::Permissions;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,8 +48,8 @@ const SOCKET_PATH_BYTES: usize = 104;
 pub enum Listen {
     /// On a socket in a folder that only this user may enter.
     Unix,
-    /// On a free port of the loopback, for plugins that cannot use a socket.
-    Tcp,
+    /// On a free port of this address, for plugins that cannot use a socket.
+    Tcp(IpAddr),
 }
 
 /// A server that stands for the state table of one source, for one run. It ends when it is
@@ -88,7 +91,11 @@ impl StateProxy {
         let (end, ended) = oneshot::channel();
         let folder = match listen {
             Listen::Unix => Some(folder()?),
-            Listen::Tcp => None,
+            Listen::Tcp(_) => None,
+        };
+        let address = match listen {
+            Listen::Tcp(address) => address,
+            Listen::Unix => IpAddr::V4(Ipv4Addr::LOCALHOST),
         };
         let path = folder.as_ref().map(|folder| folder.path().join("state.sock"));
         let connection = match path.filter(|path| path.as_os_str().len() < SOCKET_PATH_BYTES) {
@@ -98,7 +105,7 @@ impl StateProxy {
                 format!("unix://{}", path.display())
             }
             None => {
-                let listener = TcpListener::bind("127.0.0.1:0").await.map_err(nowhere)?;
+                let listener = TcpListener::bind((address, 0)).await.map_err(nowhere)?;
                 let address = listener.local_addr().map_err(nowhere)?;
                 tokio::spawn(serve(router, TcpListenerStream::new(listener), ended));
                 address.to_string()
@@ -107,7 +114,7 @@ impl StateProxy {
         Ok(Self { connection, shared, _end: end, _folder: folder })
     }
 
-    /// Where it listens, as plugins write it: `unix:///path` or `127.0.0.1:port`.
+    /// Where it listens, as plugins write it: `unix:///path` or `address:port`.
     pub fn connection(&self) -> &str {
         &self.connection
     }
@@ -137,7 +144,9 @@ impl StateProxy {
 }
 
 fn folder() -> Result<TempDir> {
-    tempfile::Builder::new().prefix("highwater-").tempdir().map_err(nowhere)
+    let only_us = Permissions::from_mode(0o700);
+    let mut folder = tempfile::Builder::new();
+    folder.prefix("highwater-").permissions(only_us).tempdir().map_err(nowhere)
 }
 
 fn nowhere(error: std::io::Error) -> Error {

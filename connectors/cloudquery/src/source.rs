@@ -8,13 +8,16 @@
 //! |---|---|
 //! | [`tables`] | the tables that it listed, and whether it keeps to them |
 //! | [`reading`] | the stream: rows, deletions, failures, cursors |
+//! | [`container`] | where we are for a plugin in a container |
 //! | [`placeholders`] | `@@plugins.NAME.connection` in its settings |
 
+mod container;
 mod placeholders;
 mod reading;
 mod tables;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -138,8 +141,13 @@ impl SourcePlugin {
         let proxy = match &self.config.state_table {
             None => None,
             Some(table) => {
-                let server = StateProxy::start(table, self.listen(&plugin), PATIENCE).await?;
-                let connection = self.seen_from(&plugin, server.connection());
+                let listen = self.listen(&plugin).await;
+                let server = StateProxy::start(table, listen, PATIENCE).await?;
+                let own = match listen {
+                    Listen::Tcp(own) => Some(own),
+                    Listen::Unix => None,
+                };
+                let connection = seen_from(&plugin, server.connection(), own);
                 Some(Proxy { server, connection })
             }
         };
@@ -148,19 +156,15 @@ impl SourcePlugin {
 
     /// A socket where the plugin has one itself. Python's gRPC can dial a socket, but names it to
     /// the server in a way that HTTP/2 does not allow; its plugins listen on ports.
-    fn listen(&self, plugin: &Plugin) -> Listen {
-        let is_ours = self.config.plugin.registry != Registry::Grpc && !plugin.in_container();
-        if is_ours && plugin.connection().starts_with("unix:") { Listen::Unix } else { Listen::Tcp }
-    }
-
-    /// Where something on this machine is for the plugin.
-    fn seen_from(&self, plugin: &Plugin, connection: &str) -> String {
-        const OURS: [&str; 3] = ["127.0.0.1", "localhost", "0.0.0.0"];
-        match connection.rsplit_once(':') {
-            Some((host, port)) if plugin.in_container() && OURS.contains(&host) => {
-                format!("host.docker.internal:{port}")
-            }
-            _ => connection.to_owned(),
+    async fn listen(&self, plugin: &Plugin) -> Listen {
+        if plugin.in_container() {
+            return Listen::Tcp(container::address(&self.config.plugin.docker_command).await);
+        }
+        let is_ours = self.config.plugin.registry != Registry::Grpc;
+        if is_ours && plugin.connection().starts_with("unix:") {
+            Listen::Unix
+        } else {
+            Listen::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST))
         }
     }
 
@@ -170,7 +174,7 @@ impl SourcePlugin {
             .config
             .connections
             .iter()
-            .map(|(name, to)| (name.clone(), self.seen_from(&session.plugin, to)))
+            .map(|(name, to)| (name.clone(), seen_from(&session.plugin, to, None)))
             .collect();
         if let (Some(name), Some(proxy)) = (&self.config.state_placeholder, &session.proxy) {
             connections.insert(0, (name.clone(), proxy.connection.clone()));
@@ -254,6 +258,15 @@ impl SourcePlugin {
         let count = errors.entry(table.clone()).or_default();
         *count += 1;
         *count
+    }
+}
+
+/// Where something on this machine is for the plugin.
+fn seen_from(plugin: &Plugin, connection: &str, own: Option<IpAddr>) -> String {
+    if plugin.in_container() {
+        container::seen_from_inside(connection, own)
+    } else {
+        connection.to_owned()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::scripted::{eventually, executable, program, spec};
 
 /// A `docker` that knows the images in `folder`, notes its arguments in `calls`, keeps the login
 /// it was given in `login`, and runs the scripted plugin for whatever image.
-fn docker(folder: &Path, script: &str) -> PluginSpec {
+pub fn docker(folder: &Path, script: &str) -> PluginSpec {
     let command = folder.join("docker");
     let lines = r#"#!/bin/sh
 cd FOLDER

@@ -10,6 +10,7 @@ mod host_docker;
 mod host_download;
 mod host_end;
 mod host_sdk;
+mod proxy;
 mod reading;
 mod scripted;
 mod source;

@@ -5,8 +5,9 @@ use highwater_cloudquery::source::SourcePlugin;
 use highwater_core::{Message, Source, State, TableName};
 use serde_json::{Value, json};
 
+use crate::host_docker::docker;
 use crate::reading::{Run, Scripted, incremental_tables, plan, run, run_plan, state};
-use crate::scripted::other_path;
+use crate::scripted::{executable, other_path};
 
 fn rows(table: &str, from: u64, count: u64) -> Value {
     json!({"rows": table, "from": from, "count": count})
@@ -186,4 +187,35 @@ async fn a_plugin_that_runs_elsewhere_reaches_the_state() {
         assert!(running.died().is_none(), "somebody else's plugin is left alone");
         running.stop().await.unwrap();
     }
+}
+
+/// The loopback is another one inside a container. Here 127.0.0.2 stands for the engine's network.
+#[tokio::test]
+async fn a_plugin_in_a_container_gets_an_address_that_it_can_reach() {
+    let folder = tempfile::tempdir().unwrap();
+    let go_on = folder.path().join("go-on");
+    let script = Scripted::new(incremental_tables(), json!([{"wait": go_on}]));
+    let words = format!("source={}", script.path("script").display());
+    let mut config = script.with_state();
+    config.plugin = docker(folder.path(), &words);
+    config.state_placeholder = Some("@@plugins.b.connection".to_owned());
+    config.spec = json!({"state": "@@plugins.b.connection", "db": "@@plugins.x.connection"});
+    config.connections = vec![("@@plugins.x.connection".to_owned(), "localhost:1".to_owned())];
+    let command = folder.path().join("with-network");
+    let lines =
+        "#!/bin/sh\n[ \"$1\" != network ] || { echo 127.0.0.2; exit; }\nexec DOCKER \"$@\"\n";
+    executable(&command, &lines.replace("DOCKER", config.plugin.docker_command.to_str().unwrap()));
+    config.plugin.docker_command = command;
+
+    let source = SourcePlugin::new(config);
+    source.discover(None).await.unwrap();
+    let spec = script.journal("spec")[0]["spec"].clone();
+    let (name, port) = spec["state"].as_str().unwrap().split_once(':').unwrap();
+    assert_eq!((name, &spec["db"]), ("host.docker.internal", &json!("host.docker.internal:1")));
+    let port: u16 = port.parse().unwrap();
+    tokio::net::TcpStream::connect(("127.0.0.2", port)).await.unwrap();
+    tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap_err();
+    std::fs::write(go_on, "").unwrap();
+    assert!(run(&source, &State::default()).await.is_complete());
+    source.close().await.unwrap();
 }

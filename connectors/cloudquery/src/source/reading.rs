@@ -30,10 +30,6 @@ use crate::wire::{Coalesced, Coalescer, Decoded, Decoder, decode_table, from_syn
 const LOOK: Duration = Duration::from_millis(100);
 /// After so many looks without a message the rows gathered so far are passed on.
 const IDLE_LOOKS: u32 = 20;
-/// All tables together gather no more than this before everything is passed on.
-const GATHERED_BYTES: usize = 64 << 20;
-/// How many messages pass between two looks at what is gathered.
-const MESSAGES_PER_LOOK: u32 = 256;
 
 /// The state of a read.
 pub(super) struct Reading<'a> {
@@ -95,7 +91,7 @@ impl<'a> Reading<'a> {
         crash::at(CrashPoint::ReadSnapshot);
         let mut clock = interval(LOOK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut idle, mut messages) = (0_u32, 0_u32);
+        let mut idle = 0_u32;
         loop {
             let message = tokio::select! {
                 biased;
@@ -117,10 +113,6 @@ impl<'a> Reading<'a> {
             }
             idle = 0;
             self.message(message).await?;
-            messages = messages.wrapping_add(1);
-            if messages % MESSAGES_PER_LOOK == 0 && self.coalescer.bytes() > GATHERED_BYTES {
-                self.flush().await?;
-            }
         }
         self.end().await
     }
