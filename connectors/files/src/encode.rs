@@ -5,10 +5,10 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use flate2::write::GzEncoder;
-use highwater_core::text::{TextBuilder, TextColumn, push_json_string};
+use highwater_core::text::{TextColumn, convert, push_json_string};
 use highwater_core::types::{EXTENSION, JSON, NUMERIC, extension_field, with_metadata};
 use highwater_core::{Error, Result};
 use memchr::{memchr, memchr2};
@@ -390,31 +390,8 @@ fn holds_text_only(data_type: &DataType) -> bool {
 fn parquet_rows(rows: &RecordBatch, stored: &SchemaRef) -> Result<RecordBatch> {
     let schema = rows.schema();
     let columns = schema.fields().iter().zip(stored.fields()).zip(rows.columns());
-    let arrays = columns.map(|((field, stored), array)| {
-        if stored.data_type() == field.data_type() {
-            Ok(array.clone())
-        } else {
-            through_text(field, array, stored)
-        }
-    });
+    let arrays = columns.map(|((field, stored), array)| convert(field, array, stored));
     Ok(RecordBatch::try_new(stored.clone(), arrays.collect::<Result<_>>()?)?)
-}
-
-/// A column of another type whose values have the same text.
-pub(crate) fn through_text(from: &Field, array: &ArrayRef, to: &Field) -> Result<ArrayRef> {
-    let column = TextColumn::new(from, array)?;
-    let mut builder = TextBuilder::new(to)?;
-    let mut text = String::new();
-    for row in 0..array.len() {
-        if column.is_null(row) {
-            builder.append_null();
-        } else {
-            text.clear();
-            column.write(row, &mut text);
-            builder.append(&text).map_err(|e| Error::from(e).context("column", to.name()))?;
-        }
-    }
-    Ok(builder.finish())
 }
 
 /// An error of the Parquet library: the file system's reason is inside it.
@@ -434,7 +411,7 @@ pub(crate) fn parquet_failed(path: &Path, error: ParquetError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::Int64Array;
+    use arrow_array::{ArrayRef, Int64Array};
     use highwater_core::ErrorKind;
     use serde_json::json;
 

@@ -312,3 +312,95 @@ async fn deletes_are_refused() {
     let refused = run.writer.write(Batch { op: Op::Delete, ..batch(0..1) }).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
 }
+
+#[tokio::test]
+async fn several_tables_are_one_entry() {
+    let site = Site::new();
+    let destination = destination(site.out.spec()).await;
+    // By hyphens the names of two tables are one.
+    let names = ["a_b", "a-b", "c"];
+    let tables = names.map(|name| Table { name: TableName::new(name), ..table() });
+    let plan = plan(tables.to_vec(), ReadMode::FullRefresh, WriteMode::Append);
+    let fence = destination.state_store().unwrap().open("s", &request()).await.unwrap().fence;
+    let fence = fence.unwrap();
+    let partition = Partition {
+        tables: tables.iter().map(|table| table.name.clone()).collect(),
+        id: "all".into(),
+        bounds: Value::Null,
+    };
+    let mut writer = destination.writer(&plan, &partition, &fence).await.unwrap();
+    for round in 0..5 {
+        for table in &tables[..2] {
+            let rows = numbers(round..round + 1);
+            let table = Arc::new(table.clone());
+            writer.write(Batch { table, op: Op::Upsert, rows }).await.unwrap();
+        }
+    }
+    let before = site.entries().len();
+    let committed = writer.commit(&Checkpoint::default()).await.unwrap();
+    assert_eq!(site.entries().len(), before + 1);
+    assert_eq!(committed[&TableName::new("a-b")].written, 5);
+    assert_eq!(total(&committed).written, 10);
+    // A commit that changes nothing about the tables names none of them.
+    writer.commit(&Checkpoint::default()).await.unwrap();
+    let last = site.entries().pop().unwrap();
+    let entry = std::fs::read_to_string(site.log().join(last)).unwrap();
+    assert!(!entry.contains("a_b"), "{entry}");
+}
+
+#[tokio::test]
+async fn files_of_one_name_by_hyphens_stay_two_files() {
+    let out = Folder::new();
+    let path = format!("{}/{{{{TABLE_HYPHEN}}}}.csv", out.0.path().display());
+    let destination = destination(json!({"path": path, "format": "csv"})).await;
+    let tables = ["a_b", "a-b"].map(|name| Table { name: TableName::new(name), ..table() });
+    let plan = plan(tables.to_vec(), ReadMode::FullRefresh, WriteMode::Append);
+    let fence = destination.state_store().unwrap().open("s", &request()).await.unwrap().fence;
+    let partition = Partition {
+        tables: tables.iter().map(|table| table.name.clone()).collect(),
+        id: "all".into(),
+        bounds: Value::Null,
+    };
+    let mut writer = destination.writer(&plan, &partition, &fence.unwrap()).await.unwrap();
+    for table in tables {
+        let batch = Batch { table: Arc::new(table), op: Op::Upsert, rows: numbers(0..2) };
+        writer.write(batch).await.unwrap();
+    }
+    writer.commit(&Checkpoint::default()).await.unwrap();
+    let files = std::fs::read_dir(out.0.path()).unwrap().map(|e| e.unwrap().file_name());
+    let files = files.filter(|name| name.to_str().unwrap().ends_with(".csv"));
+    assert_eq!(files.count(), 2);
+}
+
+#[tokio::test]
+async fn rows_are_not_removed_from_files_and_the_error_says_what_does() {
+    let site = Site::new();
+    let mut run = site.run(WriteMode::Append).await;
+    let deletion =
+        Deletion { table: TableName::new("t"), groups: Vec::new(), relations: Vec::new() };
+    let error = run.writer.delete(&deletion).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.context_value("table"), Some("t"));
+    assert!(error.hint_text().unwrap().contains("write_mode: overwrite"));
+}
+
+#[tokio::test]
+async fn a_table_that_another_sync_writes_is_not_made_anew() {
+    let site = Site::new();
+    let mut run = site.run(WriteMode::Append).await;
+    run.writer.write(batch(0..3)).await.unwrap();
+    run.writer.commit(&cursor(1)).await.unwrap();
+    let destination = destination(site.out.spec()).await;
+    let mut plan = plan(vec![table()], ReadMode::FullRefresh, WriteMode::Append);
+    plan.sync = "other".into();
+    for table in plan.tables.values_mut() {
+        table.changes = vec![SchemaChange::Recreate];
+    }
+    let fence = destination.state_store().unwrap().open("other", &request()).await.unwrap().fence;
+    let mut writer = destination.writer(&plan, &partition(), &fence.unwrap()).await.unwrap();
+    writer.write(batch(5..6)).await.unwrap();
+    let error = writer.commit(&Checkpoint::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    assert_eq!(error.context_value("other sync"), Some("s"));
+    assert!(error.hint_text().is_some());
+}

@@ -5,6 +5,7 @@ use std::fs::File;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use highwater_core::text::convert;
 use highwater_core::types::{DECLARED, DEFINITION, type_name};
 use highwater_core::{Error, LogicalType, Result};
 use parquet::arrow::ProjectionMask;
@@ -14,7 +15,7 @@ use super::infer::Column;
 use super::listing::SourceFile;
 use super::text::{BATCH_BYTES, BATCH_ROWS, Emit, unknown_column};
 use crate::disk;
-use crate::encode::{parquet_failed, through_text};
+use crate::encode::parquet_failed;
 
 fn open(file: &SourceFile) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let opened = File::open(&file.path)
@@ -211,7 +212,7 @@ fn widened(from: &Field, array: &ArrayRef, to: &Field) -> Result<ArrayRef> {
     }
     let failed = |e: Error| e.context("column", to.name()).context("type", type_name(to));
     if LogicalType::of(to)? == LogicalType::Numeric {
-        return through_text(from, array, to).map_err(failed);
+        return convert(from, array, to);
     }
     // Not `safe`: that would make NULL of a value that does not fit.
     let options = CastOptions { safe: false, ..CastOptions::default() };

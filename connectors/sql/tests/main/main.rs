@@ -3,6 +3,8 @@
 // A broken expectation ends the test that made it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod deletion;
+
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field};
