@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{Field, Schema};
 use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::{
@@ -251,8 +251,14 @@ impl Intake {
     /// A table of which only rows have come.
     async fn found(&mut self, table: &TableName, rows: &RecordBatch) -> Result<TablePlan> {
         let there = self.existing(table).await?.ok_or_else(|| unknown(table))?;
-        let fields: Vec<Field> =
-            rows.schema_ref().fields().iter().map(|f| f.as_ref().clone()).collect();
+        // Rows that say that they may have NULL and have none fit a column that takes none.
+        let fields =
+            rows.schema_ref().fields().iter().zip(rows.columns()).map(|(field, values)| {
+                let takes_null = there.field(field.name()).is_none_or(|f| f.is_nullable());
+                let may_be_null = field.is_nullable() && (takes_null || values.null_count() > 0);
+                field.as_ref().clone().with_nullable(may_be_null)
+            });
+        let fields: Vec<Field> = fields.collect();
         let wanted = Table::new(table.clone(), fields).with_primary_key(&there.primary_key);
         if let Some(missing) = there.primary_key.iter().find(|key| wanted.field(key).is_none()) {
             return Err(Error::schema("Rows lack a column of their table's primary key")

@@ -15,6 +15,7 @@ use crate::events::Event;
 use crate::metadata;
 use crate::options::{Keeper, RunOptions, StateTable, Target};
 use crate::planning::state_store;
+use crate::state_table;
 use crate::sync::task_ended;
 use crate::transforms::{Chain, Passed};
 
@@ -184,7 +185,12 @@ impl Lane {
             return;
         }
         self.dirty = true;
-        if let Err(error) = self.hand_on(batch).await {
+        let kept = async {
+            let table = self.plan.tables.get(&batch.table.name);
+            let table = table.ok_or_else(|| Error::internal("The state table is not planned"))?;
+            self.hand_on(state_table::shaped(&batch, table)?).await
+        };
+        if let Err(error) = kept.await {
             self.fail(error);
         }
     }

@@ -13,12 +13,13 @@ use std::sync::atomic::AtomicBool;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, UInt64Array};
-use arrow_schema::{DataType, Field};
+use arrow_schema::{DataType, Field, Schema};
 use highwater_core::crash::{self, CrashPoint};
+use highwater_core::types::{DECLARED, with_metadata};
 use highwater_core::{
     Batch, Checkpoint, Cursor, CursorKey, Destination, Error, Fence, Guarantee, Message,
     NullCursor, Op, Output, Partition, Plan, ReadMode, Result, Table, TableName, TablePlan,
-    WriteMode,
+    WriteMode, text,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -47,9 +48,25 @@ pub fn table(name: &str) -> Table {
     let fields = vec![
         Field::new("key", DataType::Utf8, false),
         Field::new("value", DataType::Utf8, true),
-        Field::new("version", DataType::UInt64, true),
+        Field::new(VERSION, DataType::UInt64, true),
     ];
     Table::new(TableName::new(name), fields).with_primary_key(["key"])
+}
+
+const VERSION: &str = "version";
+
+/// The table as a database stores it, in the types of CloudQuery's own destinations (integers in
+/// SQLite, `numeric(20,0)` in PostgreSQL), so that either program finds it as it left it.
+fn stored(mut table: Table) -> Table {
+    let fields = table.schema.fields().iter().map(|field| match field.name().as_str() {
+        VERSION => {
+            let field = Field::new(VERSION, DataType::Int64, true);
+            Arc::new(with_metadata(field, DECLARED, "postgresql:numeric(20,0)"))
+        }
+        _ => Arc::clone(field),
+    });
+    table.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    table
 }
 
 /// Whether a table looks like one that cursors are kept in, by whatever plugin.
@@ -128,14 +145,19 @@ impl StateTable {
     pub(crate) async fn table_plan(&self, keeper: &dyn Destination) -> Result<TablePlan> {
         let capabilities = keeper.capabilities();
         let overwrites = capabilities.write_modes.contains(&WriteMode::Overwrite);
-        let mut target = self.table.clone();
+        let mut target = match capabilities.describes_tables {
+            true => stored(self.table.clone()),
+            // A plugin stores it as it sees fit.
+            false => self.table.clone(),
+        };
+        let source = target.clone();
         target.name = keeper.target_name(&self.table.name);
         if !overwrites {
             // The newest version of a key counts.
             target.primary_key.clear();
         }
         let mut plan = TablePlan {
-            source: Arc::new(self.table.clone()),
+            source: Arc::new(source),
             target: Arc::new(target),
             untransformed: None,
             read_mode: ReadMode::Incremental,
@@ -202,7 +224,9 @@ impl StateTable {
         let tables = vec![self.table.name.clone()];
         let partition = Partition { tables, id: "state".to_owned(), bounds: Value::Null };
         let mut writer = keeper.writer(&plan, &partition, fence).await?;
-        writer.write(batch).await?;
+        for table in plan.tables.values() {
+            writer.write(shaped(&batch, table)?).await?;
+        }
         writer.commit(&Checkpoint::default()).await?;
         crash::at(CrashPoint::StateSaved);
         Ok(())
@@ -237,6 +261,15 @@ impl StateRows {
         }
         Ok(())
     }
+}
+
+/// Rows of a state table as its keeper stores them.
+///
+/// # Errors
+/// `Data` when a version is beyond what the keeper can store.
+pub(crate) fn shaped(batch: &Batch, table: &TablePlan) -> Result<Batch> {
+    let rows = text::convert_rows(&batch.rows, &table.target)?;
+    Ok(Batch { table: Arc::clone(&table.source), op: batch.op, rows })
 }
 
 /// Splits a checkpoint: what the destinations keep by themselves, and what is kept in the table.
