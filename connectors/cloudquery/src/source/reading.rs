@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// After so many looks without a message the rows gathered so far are passed on.
 const IDLE_LOOKS: u32 = 20;
 
+/// The table of an error that names none.
+const NO_NAME: &str = "(no table)";
+
 /// The state of a read.
 pub(super) struct Reading<'a> {
     source: &'a SourcePlugin,
@@ -142,7 +145,8 @@ impl<'a> Reading<'a> {
             Some(Message::DeleteRecord(delete)) => self.delete(&delete).await,
             Some(Message::Error(error)) => {
                 let words = said(&error.error, SAID_CHARACTERS);
-                let table = TableName::new(error.table_name);
+                let name = Some(error.table_name).filter(|name| !name.is_empty());
+                let table = TableName::new(name.unwrap_or_else(|| NO_NAME.to_owned()));
                 let error = Error::data(format!("The plugin could not read a table: {words}"));
                 self.failed(&table, error).await
             }
