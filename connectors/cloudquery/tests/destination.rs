@@ -7,7 +7,9 @@ use std::time::Duration;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field};
 use async_trait::async_trait;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use highwater_cloudquery::destination::{DestinationConfig, DestinationPlugin};
+use highwater_cloudquery::wire::Decoder;
 use highwater_cloudquery::wire::types::{UNIQUE, marked};
 use highwater_core::deletion::{Equal, Group, Relation};
 use highwater_core::{
@@ -98,6 +100,18 @@ impl Harness for Told {
 
     async fn destination(&self) -> Box<dyn Destination> {
         Box::new(self.plugin())
+    }
+
+    /// Everything that it has kept, as it came.
+    async fn rows(&self, table: &TableName) -> Option<Vec<RecordBatch>> {
+        let kept = std::fs::read_to_string(self.folder.path().join("rows")).ok()?;
+        let records = kept.lines().map(|line| line.split_once(' ').unwrap());
+        let records = records.filter(|(name, _)| *name == table.name);
+        let decoded = records.flat_map(|(_, text)| {
+            let record = BASE64_STANDARD.decode(text).unwrap().into();
+            Decoder::new().decode(&record).unwrap().batches
+        });
+        Some(decoded.collect())
     }
 
     async fn drop_table(&self, _: &TableName) {

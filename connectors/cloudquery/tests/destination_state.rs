@@ -180,3 +180,32 @@ async fn a_plugin_that_dies_is_not_one_without_memory() {
     let error = store(&told.plugin()).open("s", &request(false)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
 }
+
+/// The cases of the suite for state that hold without transactions. Those left out want that rows
+/// are taken back, that one of several runs that begin in the same moment is always chosen, that
+/// every renewal looks, and that a table which was made anew is known by its looks.
+macro_rules! suite {
+    ($($case:ident,)*) => {
+        mod suite {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $case() {
+                    let told = crate::destination::Told::new("");
+                    highwater_testkit::suites::state::$case(&told).await;
+                }
+            )*
+        }
+    };
+}
+
+suite! {
+    looking_changes_nothing,
+    every_run_gets_the_next_fence,
+    a_second_run_waits_for_the_first,
+    the_lease_of_a_dead_process_is_taken,
+    the_lease_is_shown,
+    every_cursor_comes_back,
+    cursors_can_be_kept_apart_from_the_data,
+    a_cursor_is_set_and_reset_by_hand,
+    two_syncs_work_side_by_side,
+}

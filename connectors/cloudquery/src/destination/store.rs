@@ -10,8 +10,8 @@
 //! A plugin that cannot be read back has no memory: then a full refresh works as ever, and a sync
 //! that has a cursor to save is refused. Nothing is written into such a plugin.
 //!
-//! What a run notes of the tables it has finished is written with the next cursor or at the end of
-//! the run, not for each table: it costs a stream each time, and only `state list` shows it.
+//! What a run notes of the tables that it writes itself goes out with the next cursor or at the end
+//! of the run, not for each table: it costs a stream each time, and only people read it.
 
 mod rows;
 
@@ -36,7 +36,7 @@ use crate::proto::plugin::write;
 use crate::proto::plugin::write::request::Message;
 use crate::wire::{Encoder, INSERT_BYTES_MAX, encode_table};
 pub use rows::TABLE;
-use rows::{Key, Rows};
+use rows::{Change, Key, Rows};
 
 /// A sign of life costs a read and a write; two within the life of a lease are enough.
 const RENEWAL_MICROS: u64 = 12_000_000;
@@ -101,7 +101,7 @@ impl PluginStore {
         }
     }
 
-    /// Saves cursors whose rows are durable, with a note of their tables.
+    /// Saves cursors whose rows are durable, with what was written of their tables.
     ///
     /// # Errors
     /// As [`StateStore::save`].
@@ -109,23 +109,19 @@ impl PluginStore {
         &self,
         fence: &Fence,
         checkpoint: &Checkpoint,
-        tables: impl Iterator<Item = &TablePlan>,
+        tables: impl Iterator<Item = (&TablePlan, u64)>,
     ) -> Result<()> {
-        if checkpoint.cursors.is_empty() {
-            return Ok(());
-        }
         {
             let mut inner = self.inner.lock().await;
-            let moves = |table: &TableName| {
-                checkpoint.cursors.keys().any(|key| key.table().is_none_or(|t| t == table))
-            };
-            for table in tables.filter(|table| moves(table.name())) {
-                let record = TableRecord {
-                    columns: table.target.column_names().map(str::to_owned).collect(),
-                    ..inner.record(&fence.sync, table.name())
-                };
+            for (table, written) in tables {
+                let mut record = inner.record(&fence.sync, table.name());
+                record.columns = table.target.column_names().map(str::to_owned).collect();
+                record.rows_total += written;
                 inner.note(fence, table.name(), &record)?;
             }
+        }
+        if checkpoint.cursors.is_empty() {
+            return Ok(());
         }
         crash::at(CrashPoint::StateSave);
         self.save(fence, checkpoint).await?;
@@ -190,7 +186,7 @@ impl PluginStore {
     }
 
     /// Writes what differs from what is there, and the table itself if this run has not yet.
-    async fn write(&self, rows: &mut Rows, changes: Vec<(Key, Value)>) -> Result<()> {
+    async fn write(&self, rows: &mut Rows, changes: Vec<Change>) -> Result<()> {
         let table = Arc::new(rows::table());
         let migration = Migration { table: encode_table(&table)?, force: false };
         let migrations = self.migrated.left([&migration]);
@@ -221,14 +217,14 @@ impl PluginStore {
     async fn save_all(
         &self,
         fence: &Fence,
-        change: impl FnOnce(&mut Hold) -> Result<Vec<(Key, Value)>> + Send,
+        change: impl FnOnce(&mut Hold) -> Result<Vec<Change>> + Send,
     ) -> Result<()> {
         let mut inner = self.inner.lock().await;
         self.checked(&mut inner, fence).await?;
         let Inner { rows, holds, .. } = &mut *inner;
         let hold = holds.get_mut(&fence.sync).ok_or_else(|| overtaken(fence))?;
         let mut changes = change(hold)?;
-        changes.extend(hold.pending.iter().map(|(key, value)| (key.clone(), value.clone())));
+        changes.extend(hold.pending.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
         self.write(rows, changes).await?;
         hold.pending.clear();
         Ok(())
@@ -322,7 +318,7 @@ impl StateStore for PluginStore {
             lease: Lease { owner: request.owner.clone(), renewed_at: now, released: false },
         };
         let fence = fence(row.epoch);
-        self.write(&mut inner.rows, vec![(Key::lease(sync), json(&row)?)]).await?;
+        self.write(&mut inner.rows, vec![(Key::lease(sync), Some(json(&row)?))]).await?;
         // Somebody who did the same in this moment has written last, or we have.
         inner.rows = self.read_rows().await?;
         inner.holds.insert(sync.to_owned(), Hold { row, pending: BTreeMap::new() });
@@ -346,7 +342,7 @@ impl StateStore for PluginStore {
         let hold = holds.get_mut(&fence.sync).ok_or_else(|| overtaken(fence))?;
         hold.row.lease.renewed_at = now;
         let row = json(&hold.row)?;
-        self.write(rows, vec![(Key::lease(&fence.sync), row)]).await
+        self.write(rows, vec![(Key::lease(&fence.sync), Some(row))]).await
     }
 
     async fn save(&self, fence: &Fence, checkpoint: &Checkpoint) -> Result<()> {
@@ -356,7 +352,7 @@ impl StateStore for PluginStore {
         self.require_memory().await?;
         let cursors = checkpoint.cursors.iter();
         let cursors: Vec<_> =
-            cursors.map(|(key, c)| (Key::of_cursor(&fence.sync, key), c.0.clone())).collect();
+            cursors.map(|(key, c)| (Key::of_cursor(&fence.sync, key), Some(c.0.clone()))).collect();
         self.save_all(fence, |_| Ok(cursors)).await
     }
 
@@ -366,7 +362,14 @@ impl StateStore for PluginStore {
         table: &TableName,
         record: &TableRecord,
     ) -> Result<()> {
-        self.inner.lock().await.note(fence, table, record)
+        {
+            let mut inner = self.inner.lock().await;
+            if inner.no_memory.is_some() {
+                return Ok(());
+            }
+            inner.note(fence, table, record)?;
+        }
+        self.save_all(fence, |_| Ok(Vec::new())).await
     }
 
     async fn release(&self, fence: &Fence) -> Result<()> {
@@ -376,7 +379,7 @@ impl StateStore for PluginStore {
         let released = self.save_all(fence, |hold| {
             hold.row.lease.released = true;
             hold.row.lease.renewed_at = Instant::now();
-            json(&hold.row).map(|row| vec![(Key::lease(&fence.sync), row)])
+            json(&hold.row).map(|row| vec![(Key::lease(&fence.sync), Some(row))])
         });
         let released = released.await;
         self.inner.lock().await.holds.remove(&fence.sync);
@@ -397,11 +400,15 @@ impl StateStore for PluginStore {
 
     async fn set(&self, fence: &Fence, key: &CursorKey, cursor: Option<&Cursor>) -> Result<()> {
         self.require_memory().await?;
-        let value = cursor.map_or(Value::Null, |cursor| cursor.0.clone());
+        let value = cursor.map(|cursor| cursor.0.clone());
         let mut changes = vec![(Key::of_cursor(&fence.sync, key), value)];
-        if let (None, Some(table)) = (cursor, key.table()) {
-            changes.push((Key::table(&fence.sync, table), Value::Null));
-        }
-        self.save_all(fence, |_| Ok(changes)).await
+        let record = key.table().map(|table| Key::table(&fence.sync, table));
+        let forgotten = record.filter(|_| cursor.is_none());
+        changes.extend(forgotten.clone().map(|record| (record, None)));
+        self.save_all(fence, |hold| {
+            forgotten.map(|record| hold.pending.remove(&record));
+            Ok(changes)
+        })
+        .await
     }
 }

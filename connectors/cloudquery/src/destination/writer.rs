@@ -226,6 +226,9 @@ impl Writer for PluginWriter {
         self.write_held().await?;
         if self.plan.state_with_data {
             let tables = self.tables.values().map(|slot| &slot.plan).filter(|t| !t.is_state);
+            let written =
+                |table: &TablePlan| self.written.get(table.name()).map_or(0, |c| c.written);
+            let tables = tables.map(|table| (table, written(table)));
             self.shared.store.save_with(&self.fence, checkpoint, tables).await?;
         }
         crash::at(CrashPoint::CommitDone);

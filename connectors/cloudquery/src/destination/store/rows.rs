@@ -3,7 +3,7 @@
 //!
 //! A key is a JSON list that begins with the name of the sync, a value is JSON. Of several rows
 //! with one key the highest version counts, so that a plugin that only adds rows serves too. A row
-//! is never removed, because plugins cannot: what is forgotten is `null`.
+//! is never removed, because plugins cannot: what is forgotten is an empty text, which is no JSON.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +26,9 @@ pub(super) fn table() -> Table {
     ];
     Table::new(TableName::new(TABLE), fields).with_primary_key(["key"])
 }
+
+/// A row to be written: what is kept under a key from now on, or that it is forgotten.
+pub(super) type Change = (Key, Option<Value>);
 
 /// What a row is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +88,8 @@ fn table_name(namespace: &Value, name: &str) -> TableName {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
-    value: Value,
+    /// `None`: forgotten.
+    value: Option<Value>,
     version: u64,
 }
 
@@ -114,11 +118,14 @@ impl Rows {
             if self.0.get(&key).is_some_and(|known| known.version > version) {
                 continue;
             }
-            let value = serde_json::from_str(values.value(at)).map_err(|_| {
-                Error::data("A row of the state is no JSON")
-                    .context("table", TABLE)
-                    .context("key", &key.0)
-            })?;
+            let value = match values.value(at) {
+                "" => None,
+                text => Some(serde_json::from_str(text).map_err(|_| {
+                    Error::data("A row of the state is no JSON")
+                        .context("table", TABLE)
+                        .context("key", &key.0)
+                })?),
+            };
             self.0.insert(key, Row { value, version });
         }
         Ok(())
@@ -130,17 +137,15 @@ impl Rows {
 
     /// What is kept under a key, unless it was forgotten.
     pub(super) fn value(&self, key: &Key) -> Option<&Value> {
-        self.0.get(key).map(|row| &row.value).filter(|value| !value.is_null())
+        self.0.get(key)?.value.as_ref()
     }
 
     /// What is kept of a sync.
     pub(super) fn of<'a>(&'a self, sync: &'a str) -> impl Iterator<Item = (&'a Key, &'a Value)> {
-        self.0
-            .iter()
-            .filter(move |(key, row)| {
-                !row.value.is_null() && key.parts().is_some_and(|parts| parts.0 == sync)
-            })
-            .map(|(key, row)| (key, &row.value))
+        self.0.iter().filter_map(move |(key, row)| {
+            let is_its = key.parts().is_some_and(|parts| parts.0 == sync);
+            row.value.as_ref().filter(|_| is_its).map(|value| (key, value))
+        })
     }
 
     /// The syncs of which something is kept.
@@ -152,7 +157,7 @@ impl Rows {
     }
 
     /// The rows that make `changes`, each with its next version.
-    pub(super) fn changed(&self, changes: Vec<(Key, Value)>) -> Self {
+    pub(super) fn changed(&self, changes: Vec<Change>) -> Self {
         let changed = changes.into_iter().filter_map(|(key, value)| {
             let version = match self.0.get(&key) {
                 Some(row) if row.value == value => return None,
@@ -169,9 +174,11 @@ impl Rows {
     }
 
     pub(super) fn to_batch(&self) -> Result<RecordBatch> {
+        let texts = self.0.values();
+        let texts = texts.map(|row| row.value.as_ref().map(Value::to_string).unwrap_or_default());
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(self.0.keys().map(|key| &key.0))),
-            Arc::new(StringArray::from_iter_values(self.0.values().map(|r| r.value.to_string()))),
+            Arc::new(StringArray::from_iter_values(texts)),
             Arc::new(UInt64Array::from_iter_values(self.0.values().map(|r| r.version))),
         ];
         Ok(RecordBatch::try_new(table().schema, columns)?)
@@ -204,23 +211,24 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_version_counts_and_null_is_forgotten() {
+    fn the_highest_version_counts_and_null_is_not_forgotten() {
         let (a, b) = (Key::lease("a"), Key::lease("b"));
         let mut rows = Rows::default();
-        let first = rows.changed(vec![(a.clone(), json!(1)), (b.clone(), json!("x"))]);
+        let first = rows.changed(vec![(a.clone(), Some(json!(1))), (b.clone(), Some(json!("x")))]);
         rows.merge(first.clone());
-        let second = rows.changed(vec![(a.clone(), json!(2)), (b.clone(), json!("x"))]);
+        let second =
+            rows.changed(vec![(a.clone(), Some(Value::Null)), (b.clone(), Some(json!("x")))]);
         // What is there already is not written again.
         assert_eq!(second.0.keys().collect::<Vec<_>>(), [&a]);
         rows.merge(second.clone());
-        let third = rows.changed(vec![(b.clone(), Value::Null)]);
+        let third = rows.changed(vec![(b.clone(), None)]);
         rows.merge(third.clone());
         let mut read = Rows::default();
         for part in [&third, &second, &first] {
             read.take(&part.to_batch().unwrap()).unwrap();
         }
         assert_eq!(read, rows);
-        assert_eq!((read.value(&a), read.value(&b)), (Some(&json!(2)), None));
+        assert_eq!((read.value(&a), read.value(&b)), (Some(&Value::Null), None));
         assert_eq!(read.syncs(), ["a", "b"]);
         assert_eq!(read.of("b").count(), 0);
     }
