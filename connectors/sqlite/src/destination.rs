@@ -21,7 +21,7 @@ use crate::connection::{explain, open_read_only, open_read_write};
 use crate::dialect::SqliteDialect;
 use crate::keyed;
 use crate::read::{self, Job};
-use crate::schema::{self, instant_text, is_instant};
+use crate::schema::{self, instant_in, instant_text};
 use crate::source::{described, refuse_mixtures};
 use crate::store::{self, SqliteStore};
 use crate::writer::{self, SqliteWriter};
@@ -267,20 +267,21 @@ fn delete_stale(
     table: &TablePlan,
 ) -> Result<rusqlite::Result<u64>> {
     let target = &table.target;
-    if !target.field(SYNC_TIME).is_some_and(is_instant) || target.field(SOURCE_NAME).is_none() {
+    let time =
+        target.field(SYNC_TIME).map(|field| instant_in(field, plan.started_at)).transpose()?;
+    let (Some(now), Some(_)) = (time.flatten(), target.field(SOURCE_NAME)) else {
         return Err(Error::config(
             "Stale rows are told by the columns that say when and from where a row came",
         )
         .context("table", table.name())
         .context("columns", format!("{SYNC_TIME}, {SOURCE_NAME}"))
         .hint("metadata_columns: cloudquery"));
-    }
+    };
     let sql = format!(
         "DELETE FROM {} WHERE {} = ?1 AND ({time} IS NULL OR {time} < ?2)",
         SqliteDialect.table(&target.name),
         SqliteDialect.quote(SOURCE_NAME),
         time = SqliteDialect.quote(SYNC_TIME),
     );
-    let now = instant_text(plan.started_at)?;
     Ok(connection.execute(&sql, params![plan.sync, now]).map(|rows| rows as u64))
 }

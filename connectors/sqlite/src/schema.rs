@@ -179,7 +179,17 @@ pub(crate) fn insert_statement(table: &str, columns: &[&str]) -> String {
     format!("INSERT INTO {table} ({}) VALUES ({parameters})", names.join(", "))
 }
 
-/// The type of a column that holds instants, for statements that compare them.
-pub(crate) fn is_instant(field: &Field) -> bool {
-    matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond, Some(_)))
+/// An instant as a column of this type stores it, for statements that compare the two; `None` for
+/// a column that holds no times. CloudQuery's own tables have wall-clock times in UTC.
+///
+/// # Errors
+/// As [`instant_text`].
+pub(crate) fn instant_in(field: &Field, instant: Instant) -> Result<Option<String>> {
+    Ok(match field.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => Some(instant_text(instant)?),
+        DataType::Timestamp(TimeUnit::Microsecond, None) => {
+            Some(instant_text(instant)?.trim_end_matches('Z').to_owned())
+        }
+        _ => None,
+    })
 }
