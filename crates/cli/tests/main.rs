@@ -6,6 +6,7 @@
 
 mod commands;
 mod configuration;
+mod conformance;
 mod crash;
 mod data;
 mod plugin_configuration;
