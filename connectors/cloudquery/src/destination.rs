@@ -250,6 +250,8 @@ impl Destination for DestinationPlugin {
     }
 
     async fn close(&self) -> Result<()> {
+        // A plugin that keeps its tables in memory has to be told of them again.
+        self.shared.migrated.clear();
         self.shared.connection.close().await
     }
 }

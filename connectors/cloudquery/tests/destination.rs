@@ -468,14 +468,17 @@ async fn the_end_of_a_run_closes_the_plugin_and_a_bad_answer_to_that_is_no_failu
     assert!(told.journal().is_empty());
     let job = Job::new(item_table("items"), WriteMode::Overwrite);
     for _ in 0..2 {
-        let plan = job.plan(&plugin).await.unwrap();
-        plugin.migrate(&plan).await.unwrap();
+        let (_, plan, partition) = plan(&told, std::slice::from_ref(&job)).await;
+        let mut writer = plugin.writer(&plan, &partition, &fence()).await.unwrap();
+        writer.commit(&Checkpoint::default()).await.unwrap();
         plugin.close().await.unwrap();
         plugin.close().await.unwrap();
     }
     let calls: Vec<_> =
         told.journal().iter().filter_map(|l| l["call"].as_str().map(str::to_owned)).collect();
     assert_eq!(calls, ["init", "close", "init", "close"]);
+    // What the first process was told the second one does not know.
+    assert_eq!(words(&told.sent()), ["migrate items", "end", "migrate items", "end"]);
     assert_eq!(plugin.logs().errors, 0);
 
     let told = Told::new("end=3");

@@ -130,6 +130,11 @@ impl Migrated {
         migrations.into_iter().filter(|m| !done.contains(&m.table)).cloned().collect()
     }
 
+    /// Forgets all: the plugin is started anew if it is needed again.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Remembers those of a stream that ended well.
     pub(super) fn add(&self, migrations: Vec<Migration>) {
         let mut done = self.0.lock().unwrap_or_else(PoisonError::into_inner);
