@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use crate::config::de::one_of;
+
 /// A definition that refers to itself is followed this far.
 const DEPTH_MAX: usize = 64;
 
@@ -19,11 +21,16 @@ pub struct Violation {
     pub path: String,
     /// What is wrong, as the beginning of a sentence.
     pub message: String,
+    /// The key that it should perhaps have been.
+    pub hint: Option<String>,
 }
 
-/// Everything in `value`, which itself is at `path`, that `schema` forbids.
+/// Everything in `value`, which itself is at `path`, that `schema` forbids. Unknown keys are first:
+/// a key that is missing is often one that is misspelt.
 pub fn violations(value: &Value, schema: &Value, path: &str) -> Vec<Violation> {
-    Checker { root: schema }.check(value, schema, path, 0)
+    let mut found = Checker { root: schema }.check(value, schema, path, 0);
+    found.sort_by_key(|violation| violation.hint.is_none());
+    found
 }
 
 struct Checker<'a> {
@@ -93,7 +100,12 @@ impl<'a> Checker<'a> {
             }
             match keywords.get("additionalProperties") {
                 Some(Value::Bool(false)) if !is_known => {
-                    found.extend(one(&here, format!("Unknown key `{name}`")));
+                    let known: Vec<String> = properties.keys().cloned().collect();
+                    found.push(Violation {
+                        path: here,
+                        message: format!("Unknown key `{name}`"),
+                        hint: Some(one_of(name, &known)),
+                    });
                 }
                 Some(schema) if !is_known => {
                     found.extend(self.check(value, schema, &here, depth + 1));
@@ -189,7 +201,7 @@ fn nearest(tried: Vec<Vec<Violation>>) -> Vec<Violation> {
 }
 
 fn one(path: &str, message: impl Into<String>) -> Vec<Violation> {
-    vec![Violation { path: path.to_owned(), message: message.into() }]
+    vec![Violation { path: path.to_owned(), message: message.into(), hint: None }]
 }
 
 /// What a value by itself must be.

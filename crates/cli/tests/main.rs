@@ -10,5 +10,6 @@ mod conformance;
 mod crash;
 mod data;
 mod plugin_configuration;
+mod plugins;
 mod silent;
 mod transcript;

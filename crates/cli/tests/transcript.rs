@@ -170,10 +170,19 @@ fn normal(text: &str, folder: &Path) -> String {
         let line = replace_value(&line, "_ms\": ", "[MILLISECONDS]");
         let line = replace_value(&line, "sync_id\": ", "[ID]");
         let line = replace_value(&line, "highwater:", "[ID]");
+        let line = without_logged_time(&line);
         out.push_str(line.trim_end());
         out.push('\n');
     }
     out
+}
+
+/// The line without the time that a plugin gave to its log line.
+fn without_logged_time(line: &str) -> String {
+    const KEY: &str = "\\\"timestamp\\\":\\\"";
+    let Some((before, after)) = line.split_once(KEY) else { return line.to_owned() };
+    let rest = after.split_once('\\').map_or("", |(_, rest)| rest);
+    format!("{before}{KEY}[TIME]\\{rest}")
 }
 
 /// Replaces what follows `key`, as far as it belongs to a number, an id or a quoted one.

@@ -110,7 +110,8 @@ async fn plugin<S: Document>(section: &Section<S>, kind: Role, settings: &Settin
     if wrong.len() > 1 {
         error = error.context("more that is wrong", wrong.len() - 1);
     }
-    let error = error.hint("the plugin's own documentation says what stands in its `spec`");
+    let hint = "the plugin's own documentation says what stands in its `spec`";
+    let error = error.hint(first.hint.as_deref().unwrap_or(hint));
     Err(section.failure(&first.path, error))
 }
 
