@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::catalog::{self, Definition, Relation, RelationKind, Selection, get};
 use crate::dialect::{PostgresDialect, declared, is_type_name};
 use crate::fit;
+use crate::replace;
 use crate::session::{Session, literal, quote};
 
 /// The relation of that name, where it exists. A name without a namespace is in the first schema
@@ -99,6 +100,14 @@ impl Recreated {
         made.is_some() && made == there.map(|there| there.oid)
     }
 
+    /// Remembers the table that is there now, before the transaction is committed.
+    async fn remember(&self, session: &Session, plan: &Plan, table: &TablePlan) -> Result<()> {
+        if let Some(new) = find(session, &table.target.name).await? {
+            self.insert(plan, table, new.oid);
+        }
+        Ok(())
+    }
+
     fn insert(&self, plan: &Plan, table: &TablePlan, oid: u32) {
         if let Ok(mut made) = self.0.lock() {
             made.insert(Self::key(plan, table), oid);
@@ -136,14 +145,64 @@ pub(crate) async fn apply(
             run(session, table, &statement).await?;
             ran.push(statement);
         }
-        if recreates
-            && !made
-            && let Some(new) = find(session, &table.target.name).await?
-        {
-            recreated.insert(plan, table, new.oid);
+        if recreates && !made {
+            recreated.remember(session, plan, table).await?;
         }
     }
     Ok(ran)
+}
+
+/// Makes the new table beside the old one, where the run is still to make the table anew: readers
+/// go on with the old one while rows come into the new one. `None` where that is done, or where
+/// it is made in place with the tables that belong to it.
+///
+/// # Errors
+/// As [`apply`].
+pub(crate) async fn make_beside(
+    session: &Session,
+    plan: &Plan,
+    table: &TablePlan,
+    recreated: &Recreated,
+) -> Result<Option<TablePlan>> {
+    if table.changes != [SchemaChange::Recreate] || table.write_mode == WriteMode::AppendDedup {
+        return Ok(None);
+    }
+    let there = find(session, &table.target.name).await?;
+    if recreated.contains(plan, table, there.as_ref()) {
+        return Ok(None);
+    }
+    let name = with_schema(session, &derived::replacement(table, &PostgresDialect)).await?;
+    let mut beside = table.clone();
+    let mut target = (*table.target).clone();
+    target.name = name;
+    create_types(session, table, &mut Vec::new()).await?;
+    // What an abandoned run has left.
+    let drop = format!("DROP TABLE IF EXISTS {}", PostgresDialect.table(&target.name));
+    for statement in
+        std::iter::once(drop).chain(ddl::create_table(&PostgresDialect, &target, None)?)
+    {
+        run(session, table, &statement).await?;
+    }
+    beside.target = Arc::new(target);
+    Ok(Some(beside))
+}
+
+/// Puts the table that was made beside in the place of the old one.
+///
+/// # Errors
+/// As [`apply`].
+pub(crate) async fn take_place(
+    session: &Session,
+    plan: &Plan,
+    table: &TablePlan,
+    beside: &TablePlan,
+    recreated: &Recreated,
+) -> Result<()> {
+    let name = with_schema(session, &table.target.name).await?;
+    let drop = format!("DROP TABLE IF EXISTS {}", PostgresDialect.table(&name));
+    run(session, table, &drop).await?;
+    replace::rename(session, &beside.target.name, &name).await?;
+    recreated.remember(session, plan, table).await
 }
 
 /// Makes the table of the plan without its key, and the schema and types that it needs.

@@ -78,7 +78,7 @@ pub(crate) async fn swap(session: &Session, plan: &Plan, table: &TablePlan) -> R
 }
 
 /// Gives the new table and what belongs to it the names of the old one.
-async fn rename(session: &Session, new: &TableName, name: &TableName) -> Result<()> {
+pub(crate) async fn rename(session: &Session, new: &TableName, name: &TableName) -> Result<()> {
     let quoted = PostgresDialect.table(name);
     let mut statements = vec![
         format!("ALTER TABLE {} RENAME TO {}", PostgresDialect.table(new), quote(&name.name)),

@@ -178,13 +178,14 @@ impl PostgresWriter {
     }
 
     async fn send(&self, open: &mut Open, table: &TablePlan, batch: &Batch) -> Result<()> {
+        let now = open.now(table).clone();
         if !open.loads.contains_key(table.name()) {
             open.finish_load().await?;
-            let loaded = self.prepare(open, table).await?;
+            let loaded = self.prepare(open, &now).await?;
             open.loads.insert(table.name().clone(), loaded);
             crash::at(CrashPoint::StageCreated);
         }
-        open.write(table, batch).await
+        open.write(&now, batch).await
     }
 
     /// Decides where the rows of a table go, and makes the table that they go to.

@@ -10,9 +10,11 @@ use arrow_array::{
     TimestampNanosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow_schema::{DataType, Field, Fields};
+use highwater_core::deletion::{Equal, Group};
 use highwater_core::types::{DECLARED, JSON, UUID, extension_field, with_metadata};
 use highwater_core::{
-    Connector, Destination, ErrorKind, Message, Output, SchemaChange, Table, TableName, WriteMode,
+    Committed, Connector, Deletion, Destination, ErrorKind, Message, Output, SchemaChange, Table,
+    TableName, WriteMode,
 };
 use highwater_postgres::PostgresConnector;
 use highwater_testkit::job::{Job, Run, sync_at, upsert};
@@ -226,4 +228,47 @@ async fn writers_side_by_side_make_a_table_anew_once() {
         let ids = "SELECT string_agg(id::text, ',' ORDER BY id) FROM items";
         assert_eq!(database.value(ids).as_deref(), Some("1,2,3,4,5,6"), "{mode}");
     }
+}
+
+#[tokio::test]
+async fn readers_go_on_with_the_old_table_until_the_commit() {
+    let database = database();
+    let old = Job::new(item_table("items"), WriteMode::Overwrite);
+    let rows = items(&item_table("items"), &[item(1, "old", 1)]);
+    sync_at(destination(&database).await, &old, &[upsert(&rows)]).await.unwrap();
+    let job = anew(WriteMode::Overwrite);
+    let run = Run::open(&System::at(&database, database.url().to_owned()), &job).await;
+    let mut writer = run.writer().await;
+    let batch = |id| run.batch(highwater_core::Op::Upsert, &changed_rows(id));
+    let condition = Deletion {
+        table: TableName::new("items"),
+        groups: vec![Group {
+            any: false,
+            equal: vec![Equal {
+                column: "value".into(),
+                field: Field::new("value", DataType::Int64, true),
+                value: Arc::new(Int64Array::from(vec![70])),
+            }],
+        }],
+        relations: Vec::new(),
+    };
+    // What is sent is brought to the new table for the condition, long before the commit.
+    for id in [7, 8] {
+        writer.write(batch(id)).await.unwrap();
+    }
+    writer.delete(&condition).await.unwrap();
+    let read =
+        || database.value("SET lock_timeout = '5s'; SELECT string_agg(value, ',') FROM items");
+    assert_eq!(read().as_deref(), Some("old"));
+    writer.write(batch(7)).await.unwrap();
+    let committed = writer.commit(&run.checkpoint(1)).await.unwrap();
+    let expected = Committed { written: 3, unchanged: 0, deleted: 1 };
+    assert_eq!(committed[&TableName::new("items")], expected);
+    let new = "SELECT string_agg(value::text, ',' ORDER BY id) FROM items";
+    assert_eq!(database.value(new).as_deref(), Some("70,80"));
+    // The key has the name that it would have in a table made in place.
+    let key =
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'items'::regclass AND contype = 'p'";
+    assert_eq!(database.value(key).as_deref(), Some("items_pkey"));
+    assert_eq!(database.value("SELECT to_regclass('_highwater_items_new')"), None);
 }

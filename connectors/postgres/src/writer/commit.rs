@@ -38,14 +38,21 @@ impl PostgresWriter {
         self.check_fence(&open.session).await?;
         crash::at(CrashPoint::CommitFence);
         for table in &tables {
-            self.change(&open, table).await?;
+            self.change(&mut open, table).await?;
         }
         crash::at(CrashPoint::CommitSchema);
         let mut committed = std::mem::take(&mut open.settled);
         for table in &tables {
             if let Some(loaded) = open.loads.get(table.name()) {
-                let settled = self.settle_loaded(&open.session, table, loaded).await?;
+                let now = open.now(table);
+                let settled = self.settle_loaded(&open.session, now, loaded).await?;
                 *committed.entry(table.name().clone()).or_default() += settled;
+            }
+        }
+        for table in &tables {
+            if let Some(beside) = open.beside.get(table.name()) {
+                let (session, recreated) = (&open.session, &self.recreated);
+                changes::take_place(session, &self.plan, table, beside, recreated).await?;
             }
         }
         crash::at(CrashPoint::CommitRows);
@@ -64,12 +71,17 @@ impl PostgresWriter {
     }
 
     /// Makes the planned changes of a table, unless that is done or the rows made the table.
-    pub(super) async fn change(&self, open: &Open, table: &TablePlan) -> Result<()> {
+    pub(super) async fn change(&self, open: &mut Open, table: &TablePlan) -> Result<()> {
         let new = open.loads.get(table.name()).is_some_and(|loaded| loaded.way == Way::New);
         if table.write_mode == WriteMode::Replace || new || !self.has_changes(open, table) {
             return Ok(());
         }
-        changes::apply(&open.session, &self.plan, table, &self.recreated).await.map(drop)
+        let (session, plan) = (&open.session, &self.plan);
+        if let Some(beside) = changes::make_beside(session, plan, table, &self.recreated).await? {
+            open.beside.insert(table.name().clone(), beside);
+            return Ok(());
+        }
+        changes::apply(session, plan, table, &self.recreated).await.map(drop)
     }
 
     /// Brings the loaded rows to where they belong.

@@ -27,6 +27,8 @@ pub(super) struct Open {
     pub(super) stagings: usize,
     /// Tables whose planned changes this transaction has made.
     pub(super) changed: BTreeSet<TableName>,
+    /// Tables that are made anew beside the old ones, whose place they take with the commit.
+    pub(super) beside: BTreeMap<TableName, TablePlan>,
     /// What was done before the commit, because a condition had to find it in its table.
     pub(super) settled: CommittedTables,
     pub(super) settled_rows: BTreeMap<TableName, u64>,
@@ -70,11 +72,17 @@ impl Open {
             loads: BTreeMap::new(),
             stagings: 0,
             changed: BTreeSet::new(),
+            beside: BTreeMap::new(),
             settled: CommittedTables::new(),
             settled_rows: BTreeMap::new(),
             load: None,
             waiting: BTreeMap::new(),
         }
+    }
+
+    /// Where the rows of a table go in this transaction.
+    pub(super) fn now<'a>(&'a self, table: &'a TablePlan) -> &'a TablePlan {
+        self.beside.get(table.name()).unwrap_or(table)
     }
 
     /// Whether rows of the table can be sent at once: its COPY is open, or none is.

@@ -62,9 +62,13 @@ impl PostgresWriter {
             if self.tables.contains(name) {
                 self.settle_early(&mut open, table).await?;
             }
-            let found = changes::find(&open.session, &table.target.name).await?;
+            let found = changes::find(&open.session, &open.now(table).target.name).await?;
             there.insert(name.clone(), found.is_some());
         }
+        // The tables as this transaction has them.
+        let mut now = (*plan).clone();
+        now.tables.extend(open.beside.clone());
+        let removal = Removal::new(&PostgresDialect, &now, deletion)?;
         let exists = |name: &TableName| there.get(name).copied().unwrap_or(false);
         let values: Vec<Binary> = removal
             .parameters()
@@ -91,10 +95,11 @@ impl PostgresWriter {
             self.change(open, table).await?;
             open.changed.insert(name.clone());
         }
+        let now = open.now(table).clone();
         let Some(loaded) = open.loads.get_mut(name).filter(|loaded| loaded.rows > 0) else {
             return Ok(());
         };
-        let settled = self.settle_loaded(&open.session, table, loaded).await?;
+        let settled = self.settle_loaded(&open.session, &now, loaded).await?;
         *open.settled.entry(name.clone()).or_default() += settled;
         *open.settled_rows.entry(name.clone()).or_default() += loaded.rows;
         loaded.rows = 0;
