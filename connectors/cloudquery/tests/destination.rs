@@ -286,8 +286,7 @@ async fn a_plugin_that_logs_an_error_and_answers_ok_is_not_believed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_before_the_end_is_not_believed() {
-    // Its table of state takes one message, too.
-    let told = Told::new("hasty no-read");
+    let told = Told::new("hasty=items");
     let (table, rows) = two_items();
     let run = told.open(&Job::new(table, WriteMode::Overwrite)).await;
     let mut writer = run.writer().await;

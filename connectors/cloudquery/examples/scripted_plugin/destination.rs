@@ -9,7 +9,7 @@
 //! | `refuse=TABLE` | an insert into the table ends the call with an error |
 //! | `swallow=TABLE` | rows of the table are dropped, an error is logged, the answer is OK |
 //! | `failed=TABLE` | the answer is OK and names the table if rows of it came |
-//! | `hasty` | `Write` is answered after the first message |
+//! | `hasty=TABLE` | `Write` is answered after the first insert into the table |
 //! | `no-read`, `hanging-read`, `broken-read` | `Read` is unimplemented, never answers, always fails |
 //! | `bad-close` | `Close` answers with an error, as the SDKs' default does |
 //! | `no-test`, `bad-test` | `TestConnection` is unimplemented, says no |
@@ -104,7 +104,10 @@ impl Destination {
                 Message::Insert(m) => {
                     let table = self.insert(stream, &m.record)?;
                     if self.script.value("failed") == Some(&table) {
-                        failed_tables.push(table);
+                        failed_tables.push(table.clone());
+                    }
+                    if self.script.value("hasty") == Some(&table) {
+                        break;
                     }
                 }
                 Message::Delete(m) => {
@@ -125,9 +128,6 @@ impl Destination {
                         "relations": relations.collect::<Vec<_>>()}));
                 }
                 Message::Flush(_) => return Err(Status::unknown("unknown message")),
-            }
-            if self.script.has("hasty") {
-                break;
             }
         }
         self.note(json!({"stream": stream, "message": "end"}));

@@ -8,7 +8,7 @@
 //! repeats rows.
 //!
 //! A plugin that cannot be read back has no memory: then a full refresh works as ever, and a sync
-//! that has a cursor to save is refused. Nothing is written into such a plugin.
+//! that has a cursor to save is refused. No row is written into such a plugin.
 //!
 //! What a run notes of the tables that it writes itself goes out with the next cursor or at the end
 //! of the run, not for each table: it costs a stream each time, and only people read it.
@@ -146,22 +146,25 @@ impl PluginStore {
         inner.note(fence, table.name(), &record)
     }
 
-    /// Reads the table; makes it where it is not there and `prepare` says so. Afterwards
-    /// `no_memory` says whether that went well.
+    /// Reads the table; with `prepare` it is made first, where it is not there: plugins log an
+    /// error when they are asked for a table that they do not have. Afterwards `no_memory` says
+    /// whether that went well.
     ///
     /// # Errors
     /// What says nothing about whether the plugin can be read: it is out of reach, it died.
     async fn load(&self, inner: &mut Inner, prepare: bool) -> Result<()> {
         self.connection.ready().await?;
-        let mut result = self.read_rows().await;
-        if let Err(error) = &result
-            && prepare
-            && !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Transient)
+        let made = if prepare { self.write(&mut inner.rows, Vec::new()).await } else { Ok(()) };
+        if let Err(error) = &made
+            && error.kind() == ErrorKind::Transient
         {
-            // As a rule: there is no such table yet.
-            self.write(&mut inner.rows, Vec::new()).await?;
-            result = self.read_rows().await;
+            return made;
         }
+        // Where it may not be made it may be there all the same.
+        let result = self.read_rows().await.map_err(|error| match made {
+            Err(first) if error.kind() != ErrorKind::Transient => first,
+            _ => error,
+        });
         inner.no_memory = match result {
             Ok(rows) => {
                 inner.rows = rows;
