@@ -20,6 +20,19 @@ pub struct Store {
     /// The names under which the configured syncs have their state; empty when a destination
     /// alone was given.
     pub syncs: Vec<String>,
+    /// Plugins that keep their cursors themselves: the sync, the table, the destination.
+    pub plugins: Vec<PluginCursors>,
+}
+
+/// Where a plugin keeps its cursors.
+#[derive(Debug, Clone)]
+pub struct PluginCursors {
+    /// The name of its sync.
+    pub sync: String,
+    /// The table whose rows they are.
+    pub table: String,
+    /// The destination that has it.
+    pub destination: String,
 }
 
 impl Store {
@@ -60,7 +73,8 @@ pub async fn stores(args: &PlaceArgs, global: &Global) -> Result<Vec<Store>> {
         let section = endpoints::destination_section(one)?;
         let keeper = jobs::destination(&section).await?;
         let syncs = args.name.iter().cloned().collect();
-        return Ok(vec![Store { name: section.spec.name, keeper, syncs }]);
+        let plugins = Vec::new();
+        return Ok(vec![Store { name: section.spec.name, keeper, syncs, plugins }]);
     }
     of_config(&inputs::config(&args.to_sync_args())?, &Settings::new(global)).await
 }
@@ -82,8 +96,18 @@ async fn of_config(config: &Config, settings: &Settings) -> Result<Vec<Store>> {
                     name: name.clone(),
                     keeper: Arc::clone(keeper),
                     syncs: vec![key],
+                    plugins: Vec::new(),
                 }),
             }
+        }
+        let own = section.spec.backend_options.as_ref().filter(|_| section.driver.is_plugin());
+        if let (Some(options), Some(backend)) = (own, backend) {
+            let cursors = PluginCursors {
+                sync: section.spec.name.clone(),
+                table: options.table_name.clone(),
+                destination: backend.spec.name.clone(),
+            };
+            stores.iter_mut().for_each(|store| store.plugins.push(cursors.clone()));
         }
     }
     Ok(stores)

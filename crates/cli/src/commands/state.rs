@@ -13,7 +13,7 @@ use crate::config::endpoints;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::{self, count};
-use crate::stores::{self, Store};
+use crate::stores::{self, PluginCursors, Store};
 use crate::{hints, inputs, jobs, report};
 
 /// Show, set or forget the cursors of syncs
@@ -189,6 +189,15 @@ async fn set(one: &One, table: &str, to: &str, part: &str, global: &Global) -> R
     Ok(Exit::Success)
 }
 
+/// The cursors of a plugin are rows that belong to the plugin: only it knows what they mean.
+fn kept_by_plugin(own: &PluginCursors) -> Error {
+    Error::unsupported("A plugin keeps its cursors itself, as rows of a table")
+        .context("sync", &own.sync)
+        .context("table", &own.table)
+        .context("destination", &own.destination)
+        .hint(format!("DELETE FROM {} at the destination: the next sync begins anew", own.table))
+}
+
 /// Whether a position can stand in the place of another: of the same kind, version and field.
 fn is_alike(present: &Value, new: &Value) -> bool {
     match (present, new) {
@@ -254,6 +263,11 @@ impl Change {
                 if is_meant(&one.sync, &sync) {
                     found.push((Arc::clone(&store), sync));
                 }
+            }
+        }
+        for (store, sync) in &found {
+            if let Some(own) = store.plugins.iter().find(|own| own.sync == *sync) {
+                return Err(kept_by_plugin(own).into());
             }
         }
         let (action, flags) = rest.split_once(' ').unwrap_or((rest, ""));

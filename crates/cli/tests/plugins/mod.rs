@@ -1,6 +1,7 @@
 //! Whole configurations with plugins: real programs, real databases, the command as a user runs it.
 
 mod errors;
+mod modes;
 mod state;
 mod together;
 
