@@ -53,6 +53,11 @@ pub fn page() -> String {
         "Destination",
         "The `spec` of a document of `kind: destination`.",
     );
+    section::<TransformerSpec>(
+        &mut out,
+        "Transformer",
+        "The `spec` of a document of `kind: transformer`.",
+    );
     for connector in registry::CONNECTORS {
         for (role, word) in [(Role::Source, "source"), (Role::Destination, "destination")] {
             let title = format!("`path: {}` as {word}", connector.kind());
@@ -66,9 +71,10 @@ pub fn page() -> String {
 
 const INTRODUCTION: &str = "# Configuration
 
-A configuration file is YAML: documents between lines `---`, each a source or a destination.
-CloudQuery's files run unchanged where they name a system that is built in. Unknown keys are
-errors. `highwater schema` prints a JSON Schema for editors.
+A configuration file is YAML: documents between lines `---`, each a source, a destination or a
+transformer. CloudQuery's files run unchanged, on built-in connectors and on CloudQuery's plugins
+([what differs](coming-from-cloudquery.md)). Unknown keys are errors. `highwater schema` prints a
+JSON Schema for editors.
 
 Texts may hold `${NAME}` (an environment variable; one that is not set is an error),
 `${file:PATH}` (a file's content) and `${time:EXPRESSION}` or `${time:EXPRESSION|LAYOUT}` (`now`,
