@@ -38,6 +38,9 @@ pub enum Command {
     Example(commands::example::Example),
     Schema(commands::schema::Schema),
     Plugin(commands::plugin::Plugin),
+    /// CloudQuery's older name of `plugin install`
+    #[command(hide = true)]
+    Install(commands::install::Install),
 }
 
 /// Flags of every command, accepted before and after its name.

@@ -16,8 +16,8 @@ use crate::failure::Result;
 use crate::jobs;
 use crate::plugins::Settings;
 
-/// The plugins of a job. A destination that is used twice in it is one process: plugins of
-/// CloudQuery's Go SDK refuse to be used by two at once only where both are told to begin.
+/// The plugins of a job. A plugin that has two parts in it, as destination and as backend, is one
+/// process, as in CloudQuery: what it keeps in memory is there for both.
 #[derive(Default)]
 pub struct Running {
     source: Option<Arc<SourcePlugin>>,

@@ -187,3 +187,19 @@ fn a_part_is_for_plugins() {
     assert_eq!(session.run("sync shop.db copy.db --shard 3/2"), 2);
     session.matches("plugin_shard");
 }
+
+/// CloudQuery's flags are taken before and after the command; those without a use do nothing.
+#[test]
+fn flags_of_cloudquery_are_accepted() {
+    let mut session = Session::new();
+    session.sql("shop.db", "CREATE TABLE orders (id INTEGER PRIMARY KEY);");
+    let flags = "--cq-dir .cq --license x --log-level warn --log-console --no-log-file \
+                 --log-file-name c.log --log-file-overwrite --telemetry-level none \
+                 --invocation-id 5ca1ab1e-0000-4000-8000-000000000001";
+    assert_eq!(session.run(&format!("{flags} sync shop.db copy.db --name a")), 0);
+    assert_eq!(session.run(&format!("sync shop.db copy.db --name a {flags}")), 0);
+    assert_eq!(session.run("sync shop.db copy.db --name a --invocation-id 5"), 2);
+    assert_eq!(session.run("install shop.db"), 0);
+    assert!(!session.path("c.log").exists() && !session.path(".cq").exists());
+    session.matches("plugin_flags");
+}

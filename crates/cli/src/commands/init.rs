@@ -43,6 +43,12 @@ pub struct Init {
     /// Ask nothing
     #[arg(long)]
     pub yes: bool,
+    /// Accepted from CloudQuery's command lines: there is no AI here
+    #[arg(long, hide = true)]
+    pub disable_ai: bool,
+    /// Accepted from CloudQuery's command lines: there is no platform here
+    #[arg(long, hide = true)]
+    pub disable_platform: bool,
 }
 
 impl Init {

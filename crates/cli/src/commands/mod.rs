@@ -45,6 +45,7 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Example(command) => command.run(global).await,
         Command::Schema(command) => command.run(),
         Command::Plugin(command) => command.run(global).await,
+        Command::Install(command) => command.run(global).await,
     }
 }
 

@@ -68,6 +68,13 @@ impl<S> Section<S> {
                 self.failure(&path, error)
             }
             None if error.kind() == ErrorKind::Unsupported => self.failure("path", error),
+            // A plugin that cannot be found or had.
+            None if self.driver.is_plugin()
+                && error.kind() == ErrorKind::Config
+                && error.context_value("path").is_some() =>
+            {
+                self.failure("path", error)
+            }
             None => error.into(),
         }
     }

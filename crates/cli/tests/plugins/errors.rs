@@ -189,7 +189,13 @@ fn a_destination_that_swallows_an_error_is_no_success() {
     let spec = "    path: store.sqlite\n    fail_table: accounts\n";
     let plugin = destination("store", "./destination", "  registry: local\n", spec);
     session.file("sync.yml", &(source("store", "store", "") + &plugin));
-    assert_ne!(session.run("sync sync.yml --json"), 0);
+    let mut command = session.command(env!("CARGO_BIN_EXE_highwater"));
+    let output = command.args(["sync", "sync.yml", "--json"]).output().unwrap();
+    assert_ne!(session.record("sync sync.yml --json", &output), 0);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let plugins = answer["syncs"][0]["plugins"].as_array().unwrap();
+    let names: Vec<_> = plugins.iter().map(|p| (p["kind"].clone(), p["name"].clone())).collect();
+    assert_eq!(names, [("source".into(), "shop".into()), ("destination".into(), "store".into())]);
     let spec = "    path: store.sqlite\n";
     let plugin = destination("store", "./destination", "  registry: local\n", spec);
     session.file("sync.yml", &(source("store", "store", "") + &plugin));

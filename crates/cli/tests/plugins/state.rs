@@ -137,3 +137,29 @@ fn a_part_of_the_rows_has_a_name_of_its_own() {
     assert_eq!((&line["shard_num"], &line["shard_total"]), (&1.into(), &2.into()));
     assert_eq!(count(&session, "copy.db", "accounts"), "2");
 }
+
+#[test]
+fn dependent_tables_follow_only_where_they_are_asked_for() {
+    if !has_sdk("dependent_tables_follow_only_where_they_are_asked_for") {
+        return;
+    }
+    let mut session = session(&events(1..=2));
+    let entry = "[{name: \"event*\", target: seen_events, write_mode: append}]";
+    let follow = "  skip_dependent_tables: false\n  skip_tables: [accounts]\n";
+    for (tables, keys, expected) in [
+        ("[events]", "", vec!["events"]),
+        ("[events]", "  skip_dependent_tables: false\n", vec!["event_lines", "events"]),
+        ("[\"*\"]", follow, vec!["event_lines", "events"]),
+        ("[\"*\"]", "  skip_tables: [event*]\n", vec!["accounts"]),
+        (&entry.replace("event*", "events"), "", vec!["seen_events"]),
+    ] {
+        let _ = std::fs::remove_file(session.path("copy.db"));
+        let text = source("copy", "copy", "").replace("[\"*\"]", tables);
+        let text = text.replace("  backend_options", &format!("{keys}  backend_options"));
+        session.file("sync.yml", &(text + &sqlite()));
+        assert_eq!(session.run("sync sync.yml"), 0, "{tables} {keys}");
+        let query = "SELECT name FROM sqlite_master WHERE type = 'table' AND \
+                     (name LIKE '%event%' OR name = 'accounts') ORDER BY name";
+        assert_eq!(rows(&session, "copy.db", query), expected, "{tables} {keys}");
+    }
+}
