@@ -6,6 +6,7 @@
 //! is overtaken, signals, and death at any time.
 
 mod faults;
+mod loss;
 mod scenario;
 mod systems;
 
