@@ -55,8 +55,8 @@ pub fn table(name: &str) -> Table {
 
 const VERSION: &str = "version";
 
-/// The table as a database stores it, in the types of CloudQuery's own destinations (integers in
-/// SQLite, `numeric(20,0)` in PostgreSQL), so that either program finds it as it left it.
+/// The table as a database stores it: `numeric(20,0)` in PostgreSQL and whole numbers in SQLite, as
+/// CloudQuery's own destinations have it, so that a table which they made is taken as it is.
 fn stored(mut table: Table) -> Table {
     let fields = table.schema.fields().iter().map(|field| match field.name().as_str() {
         VERSION => {
