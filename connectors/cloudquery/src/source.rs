@@ -232,6 +232,7 @@ impl SourcePlugin {
         let words = said(status.message(), SAID_CHARACTERS);
         Error::config(format!("A pattern matches no table of the plugin: {words}"))
             .context("plugin", plugin.name())
+            .context("tables", self.config.tables.join(", "))
             .hint(self.names(plugin).await)
     }
 

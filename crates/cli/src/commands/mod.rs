@@ -71,7 +71,12 @@ fn at_table(section: &Section<SourceSpec>, error: Error) -> Failure {
         return error.into();
     }
     let Some(table) = error.context_value("table").map(str::to_owned) else {
-        return section.connector_failure(error);
+        // A plugin does not say which of the patterns it has nothing for.
+        let is_pattern = section.driver.is_plugin() && error.context_value("tables").is_some();
+        return match is_pattern {
+            true => section.failure("tables", error),
+            false => section.connector_failure(error),
+        };
     };
     let spec = &section.spec;
     let last = table.rsplit('.').next().unwrap_or(&table);

@@ -2,7 +2,13 @@
 
 use highwater_testkit::postgres::Postgres;
 
-use super::{api, asked, count, destination, event, events, has_sdk, rows, session, source};
+use serde_json::{Value, json};
+
+use super::{
+    api, asked, count, destination, event, events, has_sdk, rows, scripted_as, served, session,
+    source,
+};
+use crate::transcript::Session;
 
 const STATE: &str = "SELECT key, value, version FROM cq_state";
 
@@ -162,4 +168,74 @@ fn dependent_tables_follow_only_where_they_are_asked_for() {
                      (name LIKE '%event%' OR name = 'accounts') ORDER BY name";
         assert_eq!(rows(&session, "copy.db", query), expected, "{tables} {keys}");
     }
+}
+
+/// A source's own settings may name the backend, which is our proxy, and any plugin.
+#[test]
+fn settings_may_hold_the_address_of_a_destination() {
+    let mut session = Session::new();
+    served(&session, "sqlite");
+    let journal = session.path("journal.jsonl").display().to_string();
+    let script = json!({ "tables": [{ "name": "t", "columns": { "id": "int" }, "key": ["id"] }],
+        "steps": [{ "rows": "t", "from": 1, "count": 1 }], "journal": journal });
+    session.hidden_file("script.json", script.to_string().as_bytes());
+    let path = session.path("script.json").display().to_string();
+    scripted_as(&session, "shop", &format!("source={path}"));
+    let lake = destination(
+        "lake",
+        "./highwater-sqlite",
+        "  registry: local\n",
+        "    connection_string: lake.db\n",
+    );
+    let settings = "    state: \"@@plugins.copy.connection\"\n    others: [\"at @@plugins.lake.connection\"]\n";
+    let text = source("copy", "copy", settings).replace("./incremental", "./shop");
+    session.file("sync.yml", &(text + &sqlite() + &lake));
+    assert_eq!(session.run("sync sync.yml"), 0);
+    let spec = noted(&journal, "init").remove(0)["spec"].clone();
+    let (state, other) = (spec["state"].as_str().unwrap(), spec["others"][0].as_str().unwrap());
+    assert!(!state.contains("@@") && !other.contains("@@"), "{spec}");
+    assert!(other.starts_with("at ") && !other.ends_with(state), "{spec}");
+}
+
+/// What the scripted source has noted of one kind of call.
+fn noted(journal: &str, call: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(journal).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["call"] == call).collect()
+}
+
+#[test]
+fn what_the_command_line_says_reaches_the_plugin() {
+    let mut session = Session::new();
+    let journal = session.path("journal.jsonl").display().to_string();
+    let script = json!({ "tables": [{ "name": "t", "columns": { "id": "int" }, "key": ["id"] }],
+        "steps": [{ "rows": "t", "from": 1, "count": 1 }], "journal": journal });
+    session.hidden_file("script.json", script.to_string().as_bytes());
+    let path = session.path("script.json").display().to_string();
+    scripted_as(&session, "shop", &format!("source={path}"));
+    let text = source("copy", "copy", "    number: 7\n    text: \"7\"\n");
+    let text = text
+        .replace("./incremental", "./shop")
+        .replace("tables: [\"*\"]", "tables: [t]\n  skip_tables: [u]\n  deterministic_cq_id: true");
+    session.file("sync.yml", &(text + &sqlite()));
+    let id = "5ca1ab1e-0000-4000-8000-000000000001";
+    session.run(&format!("sync sync.yml --shard 2/3 --invocation-id {id}"));
+    let init = noted(&journal, "init").remove(0);
+    assert_eq!(init["invocation"], id);
+    assert_eq!(init["no_connection"], false);
+    assert_eq!((&init["spec"]["number"], &init["spec"]["text"]), (&json!(7), &json!("7")));
+    let sync = noted(&journal, "sync").remove(0).to_string();
+    for part in [
+        "\"tables\":[\"t\"]",
+        "\"skip\":[\"u\"]",
+        "\"deterministic\":true",
+        "\"shard\":[2,3]",
+        "\"backend\":\"cq_state\"",
+    ] {
+        assert!(sync.contains(part), "{sync}");
+    }
+    assert_eq!(session.run("tables sync.yml"), 0);
+    assert_eq!(noted(&journal, "init").pop().unwrap()["no_connection"], true);
+    let tables = noted(&journal, "get_tables").pop().unwrap();
+    assert_eq!((&tables["tables"], &tables["skip"]), (&json!(["*"]), &json!([])));
 }
