@@ -18,6 +18,9 @@ use tokio::time::Instant;
 use super::{COMMIT_BYTES, COMMIT_ROWS, COMMIT_SECONDS, ServedWriter};
 use crate::wire::{Coalesced, Coalescer};
 
+/// Rows of all tables of a stream that may wait to become larger batches.
+const GATHERED_BYTES_MAX: usize = 32 << 20;
+
 /// What all streams of a plugin share.
 #[derive(Default)]
 pub(super) struct Gate {
@@ -145,6 +148,9 @@ impl Seat {
         bytes: usize,
         is_state: bool,
     ) -> Result<()> {
+        if batches.iter().all(|rows| rows.num_rows() == 0) {
+            return Ok(());
+        }
         let _turn = if self.alone { Some(self.gate.turn.lock().await) } else { None };
         let streams = if self.alone { self.gate.streams().clone() } else { Vec::new() };
         let _others = self.gate.commit_others(&streams, &self.stream).await;
@@ -156,6 +162,9 @@ impl Seat {
         for rows in batches {
             state.rows += rows.num_rows();
             state.take(table, rows).await?;
+        }
+        if state.gathered.bytes() > GATHERED_BYTES_MAX {
+            state.flush().await?;
         }
         Ok(())
     }
@@ -169,10 +178,9 @@ impl Seat {
     }
 
     /// Does something that nobody else may do at the same time, after everything that was received
-    /// before it, here and elsewhere. `receives`: it has to be committed to be durable.
+    /// before it, here and elsewhere. It is durable with the next commit.
     pub(super) async fn exclusively(
         &self,
-        receives: bool,
         work: impl for<'a> FnOnce(&'a mut dyn ServedWriter) -> Exclusive<'a> + Send,
     ) -> Result<()> {
         let _turn = self.gate.turn.lock().await;
@@ -181,17 +189,20 @@ impl Seat {
         let mut state = self.stream.state.lock().await;
         state.check()?;
         state.flush().await?;
-        if receives {
-            self.received(&mut state);
-        }
+        self.received(&mut state);
         work(state.writer.as_mut()).await
     }
 
-    /// Forgets how a table's rows looked: it comes in another shape now.
-    pub(super) async fn forget(&self, table: &Table) -> Result<()> {
+    /// Makes a table fit. Its rows may look otherwise from now on.
+    pub(super) async fn migrate(&self, table: &Table, forced: bool) -> Result<()> {
+        let _turn = self.gate.turn.lock().await;
+        let streams = self.gate.streams().clone();
+        let _others = self.gate.commit_others(&streams, &self.stream).await;
         let mut state = self.stream.state.lock().await;
+        state.check()?;
         state.flush().await?;
-        state.gathered.forget(&table.name).map(drop)
+        state.gathered.forget(&table.name)?;
+        state.writer.migrate(table, forced).await
     }
 
     /// Commits everything that was received, here and elsewhere.

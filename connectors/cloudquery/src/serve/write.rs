@@ -100,27 +100,19 @@ impl Taker {
             }
             Some(Message::MigrateTable(message)) => {
                 let table = wire::decode_table(&message.table)?;
-                let forced = message.migrate_force;
-                self.seat.forget(&table).await?;
-                self.seat
-                    .exclusively(false, |writer| {
-                        Box::pin(async move { writer.migrate(&table, forced).await })
-                    })
-                    .await
+                self.seat.migrate(&table, message.migrate_force).await
             }
             Some(Message::DeleteRecord(message)) => {
                 let deletion = wire::from_write(&message)?;
                 self.seat
-                    .exclusively(true, |writer| {
-                        Box::pin(async move { writer.delete(&deletion).await })
-                    })
+                    .exclusively(|writer| Box::pin(async move { writer.delete(&deletion).await }))
                     .await
             }
             Some(Message::Delete(message)) => {
                 let (table, before) = stale(&message)?;
                 let source = message.source_name;
                 self.seat
-                    .exclusively(true, |writer| {
+                    .exclusively(|writer| {
                         Box::pin(async move {
                             writer.commit().await?;
                             writer.delete_stale(&table, &source, before).await

@@ -10,6 +10,7 @@ mod cases;
 mod ipc;
 mod migrations;
 mod plugin;
+mod sdk;
 mod serving;
 mod streams;
 mod syncing;
@@ -46,6 +47,7 @@ macro_rules! every_case {
             delete_record_with_children = crate::conformance::cases::delete_record_with_children;
             state_table = crate::conformance::cases::state_table;
             a_stream_that_ends_is_durable = crate::conformance::streams::durable;
+            a_large_message = crate::conformance::streams::large;
             a_failed_write_ends_at_once = crate::conformance::streams::fails_at_once;
             a_stream_that_is_given_up_leaves_nothing = crate::conformance::streams::given_up;
             cursors_never_overtake_rows = crate::conformance::streams::cursors_wait;
@@ -111,6 +113,7 @@ mod files {
         state_table = cases::state_table;
         what_files_cannot_do_is_refused = cases::refused_without_keys;
         a_stream_that_ends_is_durable = streams::durable;
+        a_large_message = streams::large;
         a_failed_write_ends_at_once = streams::fails_at_once;
         a_stream_that_is_given_up_leaves_nothing = streams::given_up;
         cursors_never_overtake_rows = streams::cursors_wait;

@@ -28,6 +28,8 @@ pub struct Plugin {
     pub system: System,
     pub client: PluginClient<Channel>,
     pub socket: PathBuf,
+    /// Where it says that it listens.
+    pub address: String,
     command: (PathBuf, Vec<String>),
     child: Child,
 }
@@ -59,15 +61,31 @@ impl Plugin {
         arguments.extend(["--address".to_owned(), socket.display().to_string()]);
         arguments.extend(["--no-sentry", "--otel-endpoint-insecure"].map(str::to_owned));
         let command = (program.to_owned(), arguments);
-        let (child, client) = connected(&command).await;
-        Self { system, client, socket, command, child }
+        Self::started(system, socket, command).await
+    }
+
+    /// A plugin that was given its settings, on a port.
+    pub async fn on_a_port(system: System) -> Self {
+        let socket = system.folder.path().join("none");
+        let arguments = ["plugin", system.name, "serve", "--log-format", "json"];
+        let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
+        arguments.extend(["--address", "127.0.0.1:0"].map(str::to_owned));
+        let command = (env!("CARGO_BIN_EXE_highwater").into(), arguments);
+        let plugin = Self::started(system, socket, command).await;
+        plugin.init().await.unwrap();
+        plugin
+    }
+
+    async fn started(system: System, socket: PathBuf, command: (PathBuf, Vec<String>)) -> Self {
+        let (child, address, client) = connected(&command).await;
+        Self { system, client, socket, address, command, child }
     }
 
     /// Ends it and starts it again, with the same settings.
     pub async fn restart(&mut self) {
         let status = interrupt(&mut self.child);
         assert!(status.success(), "{status}");
-        (self.child, self.client) = connected(&self.command).await;
+        (self.child, self.address, self.client) = connected(&self.command).await;
         self.init().await.unwrap();
     }
 
@@ -166,13 +184,14 @@ pub fn interrupt(child: &mut Child) -> ExitStatus {
     child.wait().unwrap()
 }
 
-async fn connected(command: &(PathBuf, Vec<String>)) -> (Child, PluginClient<Channel>) {
+async fn connected(command: &(PathBuf, Vec<String>)) -> (Child, String, PluginClient<Channel>) {
     let (child, address) = listening(Command::new(&command.0).args(&command.1));
-    let endpoint = Endpoint::from_shared(format!("unix://{address}")).unwrap();
+    let scheme = if address.starts_with('/') { "unix" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).unwrap();
     let client = PluginClient::new(endpoint.connect().await.unwrap())
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
-    (child, client)
+    (child, address, client)
 }
 
 /// The process, and where it says that it listens.

@@ -39,6 +39,15 @@ pub async fn durable(plugin: &mut Plugin) {
     assert_eq!(plugin.count(&table).await, 101);
 }
 
+/// Far more than the 4 MiB that a gRPC server takes by default.
+pub async fn large(plugin: &mut Plugin) {
+    let table = simple("cq_large", false);
+    let text = "x".repeat(30 << 20);
+    let rows = table.rows(vec![ints([1]), texts([text.as_str()])]);
+    plugin.write(vec![migrate(&table, false), insert(rows)]).await.unwrap();
+    assert_eq!(pairs(plugin, &table).await[0].1.len(), 30 << 20);
+}
+
 pub async fn fails_at_once(plugin: &mut Plugin) {
     let table = simple("cq_fails", false);
     plugin.write(vec![migrate(&table, false)]).await.unwrap();
