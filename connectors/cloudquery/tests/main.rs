@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod arrow_check;
 mod destination;
 mod destination_sdk;
 mod destination_state;

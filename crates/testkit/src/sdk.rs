@@ -109,6 +109,17 @@ pub fn sample_arrow() -> Vec<u8> {
     fs::read(&file).unwrap()
 }
 
+/// The rows of an Arrow stream as the genuine code writes them, in a form that `arrow_check.py`
+/// knows (`single`, `each`, `lz4`, `zstd`, `dictionary`, `slice`); or what it says where it cannot
+/// read them. Needs [`python`].
+pub fn rewrite_arrow(form: &str, stream: &[u8]) -> Result<Vec<u8>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("message.arrow");
+    fs::write(&file, stream).unwrap();
+    arrow_check(form, &file)?;
+    Ok(fs::read(&file).unwrap())
+}
+
 fn arrow_check(verb: &str, file: &Path) -> Result<Vec<u8>, String> {
     let output = Command::new(python()?)
         .arg(plugins().join("arrow_check.py"))

@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
 use arrow_buffer::Buffer;
+use arrow_data::ArrayData;
 use arrow_ipc::convert::MessageBuffer;
 use arrow_ipc::reader::{read_dictionary, read_record_batch};
 use arrow_ipc::root_as_message;
-use arrow_schema::{ArrowError, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, IntervalUnit, Schema, SchemaRef};
 use bytes::Bytes;
 use highwater_core::{Error, Result};
 
@@ -21,6 +22,12 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 pub const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 /// More than this is not unpacked from one compressed message.
 const UNPACKED_BYTES_MAX: u64 = 4 << 30;
+
+/// A body that is not larger is copied: rows then keep no message alive that is far larger than
+/// they are, and every column lies where the reader wants it, instead of being copied alone.
+const COPIED_BYTES_MAX: usize = 64 << 10;
+/// What 128 bits are aligned to.
+const ALIGNMENT_MAX: usize = 16;
 
 /// The bytes of a stream that are not read yet.
 #[derive(Debug, Clone)]
@@ -64,7 +71,12 @@ impl Frames {
             MessageBuffer::try_new(Buffer::from(head)).map_err(|e| malformed().caused_by(e))?;
         let length = head.as_ref().bodyLength();
         let body = self.take(usize::try_from(length).map_err(|_| malformed())?)?;
-        Ok(Some(Frame { head, body: Buffer::from(body) }))
+        let body = if body.len() <= COPIED_BYTES_MAX {
+            Buffer::from_slice_ref(&body)
+        } else {
+            Buffer::from(body)
+        };
+        Ok(Some(Frame { head, body }))
     }
 
     fn head(&mut self) -> Result<Option<Bytes>> {
@@ -125,8 +137,11 @@ impl Frame {
             self.check(batch)?;
             let schema = SchemaRef::clone(schema);
             let known = &*dictionaries;
-            guarded(|| read_record_batch(&self.body, batch, schema, known, None, &version))
-                .map(Some)
+            guarded(|| {
+                read_record_batch(&self.body, batch, schema, known, None, &version)
+                    .and_then(realigned)
+            })
+            .map(Some)
         } else if let Some(batch) = message.header_as_dictionary_batch() {
             self.check(batch.data().ok_or_else(malformed)?)?;
             guarded(|| read_dictionary(&self.body, batch, schema, dictionaries, &version))?;
@@ -168,6 +183,61 @@ impl Frame {
         }
         Ok(())
     }
+}
+
+/// The rows with their intervals where Arrow wants them: it compares and copies them as if they
+/// were integers of 128 bits, and panics, but its reader does not align them as such
+/// (apache/arrow-rs#5917).
+fn realigned(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if !batch.columns().iter().any(|column| has_interval(column.data_type())) {
+        return Ok(batch);
+    }
+    let (schema, columns, count) = batch.into_parts();
+    let columns = columns
+        .into_iter()
+        .map(|column| {
+            if has_interval(column.data_type()) {
+                Ok(make_array(realigned_data(&column.to_data())?))
+            } else {
+                Ok(column)
+            }
+        })
+        .collect::<Result<Vec<_>, ArrowError>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(count));
+    RecordBatch::try_new_with_options(schema, columns, &options)
+}
+
+fn realigned_data(data: &ArrayData) -> Result<ArrayData, ArrowError> {
+    let interval = is_interval(data.data_type());
+    let buffers = data.buffers().iter().map(|buffer| {
+        if interval && buffer.as_ptr().align_offset(ALIGNMENT_MAX) != 0 {
+            Buffer::from_slice_ref(buffer.as_slice())
+        } else {
+            buffer.clone()
+        }
+    });
+    let buffers = buffers.collect();
+    let children = data.child_data().iter().map(realigned_data);
+    let children = children.collect::<Result<Vec<_>, ArrowError>>()?;
+    data.clone().into_builder().buffers(buffers).child_data(children).build()
+}
+
+fn has_interval(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_interval(item.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_interval(field.data_type())),
+        DataType::Dictionary(_, values) => has_interval(values),
+        flat => is_interval(flat),
+    }
+}
+
+fn is_interval(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Interval(IntervalUnit::MonthDayNano))
 }
 
 /// The reader panics at some of the types and lengths that a malformed message can say; for us

@@ -169,6 +169,10 @@ impl Encoder {
         while rest.num_rows() > 0 {
             let first = self.fitting(&rest);
             let left = rest.num_rows() - first;
+            if left == 0 {
+                messages.push(self.message(&rest)?);
+                break;
+            }
             messages.push(self.message(&rest.slice(0, first))?);
             rest = rest.slice(first, left);
         }
@@ -179,14 +183,12 @@ impl Encoder {
     fn fitting(&self, rows: &RecordBatch) -> usize {
         let room = self.limit_bytes.saturating_sub(self.start.len() + END.len());
         let mut count = rows.num_rows();
-        while count > 1 {
-            let bytes = size::of_batch(&rows.slice(0, count));
-            if bytes <= room {
-                break;
-            }
+        let mut bytes = size::of_batch(rows);
+        while count > 1 && bytes > room {
             // As many as fit if all are equally large; fewer each time, so that it ends.
             let share = (count as u128 * room as u128 / bytes as u128).min(count as u128 - 1);
             count = usize::try_from(share).unwrap_or(1).max(1);
+            bytes = size::of_batch(&rows.slice(0, count));
         }
         count
     }

@@ -133,11 +133,14 @@ pub(super) fn schema_of(table: &Table) -> Result<(Schema, Vec<Column>)> {
     let mut metadata: HashMap<String, String> = own.map(|(k, v)| (k.clone(), v.clone())).collect();
     // The Python SDK breaks where one of these is missing.
     metadata.entry(TITLE.to_owned()).or_default();
-    let parent = table.parent.as_ref().map(wire_name).unwrap_or_default();
+    // Absent where there is none: the Python SDK makes a parent of an empty name.
+    metadata.remove(PARENT);
+    if let Some(parent) = &table.parent {
+        metadata.insert(PARENT.to_owned(), wire_name(parent).into_owned());
+    }
     for (key, value) in [
         (NAME, wire_name(&table.name).as_ref()),
         (DESCRIPTION, table.description.as_deref().unwrap_or_default()),
-        (PARENT, parent.as_ref()),
         (INCREMENTAL, if table.source_defined_cursor { TRUE } else { "false" }),
     ] {
         metadata.insert(key.to_owned(), value.to_owned());

@@ -2,11 +2,16 @@
 
     arrow_check.py read FILE      prints what pyarrow and CloudQuery's SDK read in an IPC stream
     arrow_check.py sample FILE    writes a record of all column types that pyarrow can make
+    arrow_check.py FORM FILE      reads the file and puts the same rows there in another form:
+                                  `single` as the SDK writes a record, `each` row in a batch, `lz4`
+                                  and `zstd` with a compressed body, `dictionary` with the texts in
+                                  dictionaries, `slice` from the middle of more rows
 
 `read` prints one JSON object: `table` (as the SDK's Table sees it), `columns` (as its Column does),
 `batches` (how many the stream holds; readers of the protocol take the first), and `rows` of all
 batches. Numbers, booleans, texts, lists and NULL are themselves; uuid is text, json is the parsed
-document, bytes are {"hex": …}, times are ISO text, decimals are text, NaN is the text "NaN".
+document, bytes are {"hex": …}, times are ISO text, or numbers of their unit where Python has no such day,
+decimals are text, NaN is the text "NaN".
 """
 
 import datetime
@@ -51,7 +56,11 @@ def values(array):
     if kind == JSONType():
         raw = array.storage.to_pylist()
         return [None if v is None else json.loads(v) for v in raw]
-    return [shown(v) for v in array.to_pylist()]
+    try:
+        return [shown(v) for v in array.to_pylist()]
+    except OverflowError:
+        width = pa.int32() if kind.bit_width == 32 else pa.int64()
+        return array.view(width).to_pylist()
 
 
 def read(path):
@@ -83,6 +92,34 @@ def read(path):
     found = {"table": about, "columns": columns, "batches": len(batches), "rows": rows}
     json.dump(found, sys.stdout, ensure_ascii=False)
     print()
+
+
+def rewrite(form, path):
+    with open(path, "rb") as file:
+        data = file.read()
+    Table.from_arrow_schema(arrow.new_schema_from_bytes(data))
+    table = pa.ipc.open_stream(data).read_all().combine_chunks()
+    table.validate(full=True)
+    record = table.to_batches()[0]
+    if form == "dictionary":
+        for index, field in enumerate(record.schema):
+            if field.type in (pa.string(), pa.binary(), pa.int64()):
+                packed = record.column(index).dictionary_encode()
+                record = record.set_column(index, field.with_type(packed.type), packed)
+    if form == "slice":
+        more = pa.Table.from_batches([record] * 3).combine_chunks().to_batches()[0]
+        record = more.slice(len(record), len(record))
+    if form in ("single", "slice"):
+        written = arrow.record_to_bytes(record)
+    else:
+        packed = form if form in ("lz4", "zstd") else None
+        options = pa.ipc.IpcWriteOptions(compression=packed)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, record.schema, options=options) as writer:
+            writer.write_table(pa.Table.from_batches([record]), 1 if form == "each" else None)
+        written = sink.getvalue().to_pybytes()
+    with open(path, "wb") as file:
+        file.write(written)
 
 
 def samples():
@@ -132,4 +169,6 @@ def sample(path):
 
 
 if __name__ == "__main__":
-    {"read": read, "sample": sample}[sys.argv[1]](sys.argv[2])
+    verb, file = sys.argv[1:]
+    verbs = {"read": read, "sample": sample}
+    verbs[verb](file) if verb in verbs else rewrite(verb, file)

@@ -84,6 +84,9 @@ fn flat() -> Vec<(&'static str, ArrayRef)> {
     };
     let longs: ArrayRef = Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(1)]));
     let as_longs = |data_type| arrow_cast::cast(&longs, &data_type).unwrap();
+    // pyarrow takes no time that is outside of a day.
+    let times: ArrayRef = Arc::new(Int64Array::from(vec![Some(86_399_999_999), None, Some(0)]));
+    let as_times = |unit| arrow_cast::cast(&times, &DataType::Time64(unit)).unwrap();
     let ints: ArrayRef = Arc::new(Int32Array::from(vec![Some(86_399), None, Some(0)]));
     let as_ints = |data_type| arrow_cast::cast(&ints, &data_type).unwrap();
     vec![
@@ -108,8 +111,8 @@ fn flat() -> Vec<(&'static str, ArrayRef)> {
         ("date64", Arc::new(Date64Array::from(vec![Some(86_400_000), None, Some(0)]))),
         ("time32_s", as_ints(DataType::Time32(TimeUnit::Second))),
         ("time32_ms", as_ints(DataType::Time32(TimeUnit::Millisecond))),
-        ("time64_us", as_longs(DataType::Time64(TimeUnit::Microsecond))),
-        ("time64_ns", as_longs(DataType::Time64(TimeUnit::Nanosecond))),
+        ("time64_us", as_times(TimeUnit::Microsecond)),
+        ("time64_ns", as_times(TimeUnit::Nanosecond)),
         ("ts_s", utc(Arc::clone(&longs), TimeUnit::Second)),
         ("ts_ms", utc(Arc::clone(&longs), TimeUnit::Millisecond)),
         ("ts_us", utc(Arc::clone(&longs), TimeUnit::Microsecond)),

@@ -214,3 +214,31 @@ fn a_null_where_a_value_was_promised_names_table_and_column() {
     assert_eq!(error.context_value("table"), Some("t"));
     assert!(error.full_message().contains("'c'"), "{}", error.full_message());
 }
+
+#[test]
+fn intervals_can_be_joined_wherever_they_lay_in_the_message() {
+    let columns: Vec<(Field, ArrayRef)> = every_wire_type()
+        .into_iter()
+        .filter(|(field, _)| field.data_type().to_string().contains("MonthDayNano"))
+        .collect();
+    assert!(columns.len() > 5, "alone, in lists, maps and records");
+    let message = stream_of("t", &columns, 1);
+    let large: Vec<(Field, ArrayRef)> = columns
+        .iter()
+        .map(|(field, array)| {
+            let many: Vec<&dyn Array> = vec![array.as_ref(); 9000];
+            (field.clone(), arrow_select::concat::concat(&many).unwrap())
+        })
+        .collect();
+    // One is copied as a whole, one is read where it lies.
+    for message in [message, stream_of("t", &large, 1)] {
+        for start in 0..16 {
+            let moved = [&vec![0; start], &message[..]].concat();
+            let moved = bytes::Bytes::from(moved).slice(start..);
+            let decoded = Decoder::new().decode(&moved).unwrap();
+            let rows = &decoded.batches[0];
+            let twice = arrow_select::concat::concat_batches(&rows.schema(), [rows, rows]).unwrap();
+            assert_eq!(&twice.slice(rows.num_rows(), rows.num_rows()), rows);
+        }
+    }
+}

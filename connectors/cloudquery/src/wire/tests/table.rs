@@ -57,9 +57,10 @@ fn the_metadata_is_cloudquerys() {
 fn the_least_table_has_what_the_python_sdk_needs() {
     let bare = Table::new(TableName::new("t"), vec![Field::new("c", DataType::Utf8, true)]);
     let schema = schema_of(&encode_table(&bare).unwrap());
-    for key in ["cq:table_description", "cq:table_title", "cq:table_depends_on"] {
+    for key in ["cq:table_description", "cq:table_title"] {
         assert_eq!(schema.metadata()[key], "");
     }
+    assert!(!schema.metadata().contains_key("cq:table_depends_on"));
     assert_eq!(schema.metadata()["cq:extension:incremental"], "false");
     let back = decode_table(&encode_table(&bare).unwrap()).unwrap();
     assert_eq!((back.parent, back.description), (None, None));
@@ -85,7 +86,6 @@ fn what_we_have_no_word_for_gets_from_plugin_to_plugin() {
         ("cq:table_name", "t"),
         ("cq:table_description", "d"),
         ("cq:table_title", "T"),
-        ("cq:table_depends_on", ""),
         ("cq:extension:constraint_name", "t_cqpk"),
         ("cq:extension:incremental", "false"),
         ("cq:table_permissions_needed", "[\"a\"]"),
