@@ -199,7 +199,7 @@ fn flags_of_cloudquery_are_accepted() {
     assert_eq!(session.run(&format!("{flags} sync shop.db copy.db --name a")), 0);
     assert_eq!(session.run(&format!("sync shop.db copy.db --name a {flags}")), 0);
     assert_eq!(session.run("sync shop.db copy.db --name a --invocation-id 5"), 2);
-    assert_eq!(session.run("install shop.db"), 0);
+    assert_eq!(session.run("install shop.db --name shop"), 0);
     assert!(!session.path("c.log").exists() && !session.path(".cq").exists());
     session.matches("plugin_flags");
 }
