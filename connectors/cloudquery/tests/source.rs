@@ -123,6 +123,22 @@ async fn tables_are_incremental_only_where_the_state_is_kept() {
 }
 
 #[tokio::test]
+async fn a_computed_row_id_is_the_key() {
+    let tables = json!([
+        {"name": "a", "columns": {"id": "int", "_cq_id": "text"}, "key": ["id"]},
+        {"name": "b", "columns": {"id": "int"}, "key": ["id"]},
+    ]);
+    let as_sent =
+        json!({"name": "a", "columns": {"id": "int", "_cq_id": "text"}, "key": ["_cq_id"]});
+    let script = Scripted::new(tables, json!([{"migrate": as_sent}, rows_of_a(1)]));
+    let source = SourcePlugin::new(SourceConfig { deterministic_cq_id: true, ..script.config() });
+    let keys = source.discover(None).await.unwrap();
+    assert_eq!(keys.iter().map(|t| t.primary_key.concat()).collect::<Vec<_>>(), ["_cq_id", "id"]);
+    let run = run(&source, &State::default()).await;
+    assert_eq!((run.rows(), run.failed().len()), (counts(&[("a", 1)]), 0));
+}
+
+#[tokio::test]
 async fn a_read_mode_that_the_plugin_does_not_have_is_refused() {
     let script = Scripted::new(incremental_tables(), json!([]));
     let source = SourcePlugin::new(script.with_state());
