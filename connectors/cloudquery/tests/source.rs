@@ -399,11 +399,16 @@ async fn nothing_is_left_of_a_read_that_is_dropped() {
 
 #[tokio::test]
 async fn a_closed_plugin_ends_in_good_order() {
+    let note = tempfile::NamedTempFile::new().unwrap();
     let script = Scripted::new(two_tables(), json!([]));
-    let source = SourcePlugin::new(script.config());
+    let mut config = script.config();
+    config.plugin.environment[0].1 += &format!(" note={}", note.path().display());
+    let source = SourcePlugin::new(config);
     source.close().await.unwrap();
     run(&source, &State::default()).await;
     source.close().await.unwrap();
+    let id = std::fs::read_to_string(note.path()).unwrap();
+    assert!(!scripted::is_alive(id.split(' ').next().unwrap()));
     source.close().await.unwrap();
     assert_eq!(source.log_counts().errors, 0);
 }
