@@ -8,9 +8,14 @@ use highwater_core::{Error, Result};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::body::Body;
+use tonic::codegen::http::Request;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
+use tower::util::MapRequestLayer;
 
+use super::given_up::watched;
 use super::service::Service;
 use super::{Served, stopped};
 use crate::host::MESSAGE_BYTES;
@@ -89,7 +94,12 @@ pub async fn serve(
     }
 }
 
-fn router(served: Arc<dyn Served>, stop: watch::Receiver<bool>) -> Router {
+type Watch = fn(Request<Body>) -> Request<Body>;
+
+fn router(
+    served: Arc<dyn Served>,
+    stop: watch::Receiver<bool>,
+) -> Router<Stack<MapRequestLayer<Watch>, Identity>> {
     let service = PluginServer::new(Service::new(served, stop))
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
@@ -97,6 +107,7 @@ fn router(served: Arc<dyn Served>, stop: watch::Receiver<bool>) -> Router {
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
         .tcp_nodelay(true)
+        .layer(MapRequestLayer::new(watched as Watch))
         .add_service(service)
         .add_service(v1::discovery_server::DiscoveryServer::new(Discovery))
 }

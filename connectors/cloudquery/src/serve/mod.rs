@@ -9,12 +9,14 @@
 //! | `service` | the calls |
 //! | `write` | rows that come in: order, batches, commits |
 //! | `gate` | several streams of rows at once |
+//! | `given_up` | how a stream of rows ended |
 //! | [`output`] | rows that go out |
 //! | [`backend`] | cursors, kept by another plugin |
 //! | `words` | errors as statuses |
 
 pub mod backend;
 mod gate;
+mod given_up;
 pub mod listen;
 pub mod output;
 mod service;

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryFutureExt};
 use highwater_core::{Error, Message, Output, Result as CoreResult, Table};
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::gate::Gate;
+use super::given_up::GivenUp;
 use super::output::SyncOutput;
 use super::{BackendOptions, Selection, Served, SyncRequest, stopped, words, write};
 use crate::proto::plugin::plugin_server::Plugin;
@@ -139,9 +140,19 @@ impl Plugin for Service {
         &self,
         request: Request<Streaming<write_call::Request>>,
     ) -> Answer<write_call::Response> {
+        let given_up = request.extensions().get::<GivenUp>().cloned().unwrap_or_default();
         let messages = request.into_inner();
-        let (served, stop) = (self.served.as_ref(), self.stop.clone());
-        write::take(served, &self.gate, messages, stop).map_ok(Response::new).await
+        let (served, gate) = (Arc::clone(&self.served), Arc::clone(&self.gate));
+        let stop = self.stop.clone();
+        // A call that is given up is dropped wherever it is; a commit must not be, because it may be
+        // one for another stream. So the work is a task of its own, which is told.
+        let (listening, listener) = oneshot::channel();
+        let taking = tokio::spawn(async move {
+            write::take(served.as_ref(), &gate, messages, &given_up, stop, listener).await
+        });
+        let answer = taking.await;
+        drop(listening);
+        answer.map_err(|_| Status::internal("A write ended early"))?.map(Response::new)
     }
 
     type TransformStream = BoxStream<'static, Result<transform::Response, Status>>;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use highwater_core::{Error, Instant, Result, Table, TableName};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 use super::gate::{Gate, Seat};
+use super::given_up::GivenUp;
 use super::{Served, stopped, words};
 use crate::proto::plugin::write::request::Message;
 use crate::proto::plugin::write::{self, MessageDeleteStale};
@@ -19,7 +20,8 @@ use crate::wire::{self, Decoder};
 /// How long rows wait for more of them before the destination gets them.
 const GATHERING: Duration = Duration::from_millis(50);
 
-/// Takes one stream to its end, and commits it.
+/// Takes one stream to its end, and commits it. Must run to its own end: a commit is not to be cut
+/// off. It ends early when `listener` says that the caller is gone.
 ///
 /// # Errors
 /// The first thing that went wrong, as soon as it did. What was committed before stays.
@@ -27,7 +29,9 @@ pub(super) async fn take(
     served: &dyn Served,
     gate: &Arc<Gate>,
     messages: impl Stream<Item = Result<write::Request, Status>>,
+    given_up: &GivenUp,
     mut stop: watch::Receiver<bool>,
+    mut listener: oneshot::Receiver<()>,
 ) -> Result<write::Response, Status> {
     let alone = served.takes_one_stream().await.map_err(|e| words::status(&e))?;
     let writer = served.writer().await.map_err(|e| words::status(&e))?;
@@ -41,8 +45,12 @@ pub(super) async fn take(
             () = stopped(&mut stop) => {
                 return Err(Status::unavailable("The plugin was asked to stop"));
             }
+            _ = &mut listener => return Err(Status::cancelled("The caller gave the call up")),
             () = taker.seat.failed() => taker.done(taker.seat.check().await)?,
             message = messages.next() => match message {
+                None if given_up.is_set() => {
+                    return Err(Status::cancelled("The caller gave the call up"));
+                }
                 None => break,
                 Some(message) => {
                     let taken = taker.message(message?).await;
