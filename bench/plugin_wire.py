@@ -7,7 +7,8 @@ they take turns, and the least CPU of each way is compared. Prints wall and CPU 
 processes of highwater together, the server of PostgreSQL apart), peak memory of the largest process
 and the ratio. Exits with 1 when a value differs between the two copies.
 
-    bench/plugin_wire.py [--rows 1000000] [--rounds 3] [--highwater target/release/highwater]
+    bench/plugin_wire.py [--rows 1000000] [--rounds 3] [--mode append]
+                         [--highwater target/release/highwater] [--keep]
 
 Starts a PostgreSQL of its own on a free port and removes it afterwards. Needs Python's standard
 library only.
@@ -82,6 +83,7 @@ def main():
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mode", default="append", choices=["append", "overwrite"])
+    parser.add_argument("--keep", action="store_true", help="keep the folder and the server")
     parser.add_argument("--highwater", default="target/release/highwater")
     arguments = parser.parse_args()
     highwater = os.path.abspath(arguments.highwater)
@@ -125,8 +127,10 @@ def main():
         print(f"the wire costs {cpu['plugins'] / cpu['in process']:.2f} times the CPU in process")
         equal = same(ways["in process"][0], ways["plugins"][0])
     finally:
-        postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        if not arguments.keep:
+            postgres.stop()
+        if not arguments.keep:
+            shutil.rmtree(folder, ignore_errors=True)
     sys.exit(0 if equal else 1)
 
 

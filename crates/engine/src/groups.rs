@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use highwater_core::{Plan, State, TableName, TablePlan};
+use highwater_core::{Plan, ReadMode, State, TableName, TablePlan};
 
 /// Tables that are read once for several destinations.
 pub(crate) struct Group {
@@ -12,6 +12,8 @@ pub(crate) struct Group {
     pub(crate) plan: Plan,
     /// Their state at the first seat: the same at all.
     pub(crate) state: State,
+    /// Whether every seat plans every incremental table of the group.
+    pub(crate) serves_all: bool,
 }
 
 /// Groups the tables of all seats: two seats share a read when they ask for the same columns in
@@ -57,7 +59,11 @@ pub(crate) fn as_one(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<Group> {
         }
     }
     let indices = seats.iter().map(|(index, ..)| *index).collect();
-    vec![Group { seats: indices, plan, state: (*state).clone() }]
+    let mut incremental =
+        plan.tables.values().filter(|table| table.read_mode == ReadMode::Incremental);
+    let serves_all = incremental
+        .all(|table| seats.iter().all(|(_, plan, _)| plan.tables.contains_key(table.name())));
+    vec![Group { seats: indices, plan, state: (*state).clone(), serves_all }]
 }
 
 fn reads_alike(a: &TablePlan, a_state: &State, b: &TablePlan, b_state: &State) -> bool {
@@ -77,7 +83,7 @@ fn group(seats: &[(usize, Arc<Plan>, &State)], positions: &[usize], tables: &[Ta
     let mut plan = plan.as_ref().clone();
     plan.tables.retain(|name, _| tables.contains(name));
     let indices = positions.iter().map(|&p| seats[p].0).collect();
-    Group { seats: indices, plan, state: (*state).clone() }
+    Group { seats: indices, plan, state: (*state).clone(), serves_all: true }
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ pub(crate) struct Site {
     pub(crate) targets: usize,
     /// Where the source keeps its cursors itself.
     pub(crate) state_table: Option<StateTable>,
+    /// Whether every destination takes part in every incremental table: if not, a cursor that
+    /// is one for all would run ahead of what one of them has.
+    pub(crate) serves_all: bool,
 }
 
 impl Site {

@@ -196,6 +196,7 @@ impl<'a> Run<'a> {
                 options: self.options.clone(),
                 targets: self.request.targets.len(),
                 state_table: self.request.state_table.clone(),
+                serves_all: group.serves_all,
             });
             for partition in self.source.partitions(&site.plan, &site.state).await? {
                 self.ledger.expect(&partition.tables, &group.seats);

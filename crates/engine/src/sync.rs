@@ -175,7 +175,8 @@ async fn commit_with_table(
     let (plain, kept) = state_table::split(checkpoint);
     let others = lanes.iter_mut().filter(|lane| !lane.is_keeper);
     join_all(others.map(|lane| lane.commit(&plain))).await;
-    let others_have_it = lanes.len() == site.targets
+    let others_have_it = site.serves_all
+        && lanes.len() == site.targets
         && lanes.iter().all(|lane| lane.is_keeper || !lane.has_failed());
     if let Some(keeper) = lanes.iter_mut().find(|lane| lane.is_keeper) {
         let batch = kept.as_ref().map(|cursor| table.batch(cursor)).transpose()?.flatten();

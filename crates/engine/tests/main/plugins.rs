@@ -265,6 +265,24 @@ async fn the_destination_with_the_cursor_is_last_and_keeps_it_back_when_another_
 }
 
 #[tokio::test]
+async fn a_destination_that_refuses_an_incremental_table_keeps_the_cursor_back() {
+    let journal = Journal::default();
+    let [first, second] = ["d", "e"].map(|name| Memory::new(name, journal.clone()));
+    let bench = Bench::new(&[("d", &first), ("e", &second)], journal.clone());
+    let mut bench = bench.keep(Keeper::Target(0));
+    bench.request.targets[1].may_migrate = false;
+    let stream = [Sent::Rows("a", 0..2), Sent::Position("2")];
+    let summary = bench.run(&stream).await.unwrap();
+    assert_eq!(summary.outcome(), Outcome::Partial);
+    assert_eq!(texts(&first, "a", "id"), ["0", "1"]);
+    assert!(texts(&first, "cq_state", "key").is_empty(), "the other one lacks the rows");
+    bench.request.targets[1].may_migrate = true;
+    bench.run(&stream).await.unwrap();
+    assert_eq!(texts(&second, "a", "id"), ["0", "1"]);
+    assert_eq!(texts(&first, "cq_state", "value"), ["2"]);
+}
+
+#[tokio::test]
 async fn a_table_that_failed_keeps_its_stale_rows_and_the_run_is_no_success() {
     let (bench, memory) = one();
     bench.run(&[Sent::Rows("a", 0..3), Sent::Rows("b", 0..3)]).await.unwrap();
