@@ -188,16 +188,17 @@ fn select<'a>(
         .filter(|table| !skipped(table))
         .map(|table| &table.name)
         .collect();
-    while !selection.skip_dependent_tables {
-        let dependent = discovered.iter().find(|table| {
+    // Those that depend on a chosen one, and those that depend on these.
+    let dependent = |selected: &BTreeSet<&TableName>| {
+        discovered.iter().find(|table| {
             table.parent.as_ref().is_some_and(|parent| selected.contains(parent))
                 && !selected.contains(&table.name)
                 && !skipped(table)
-        });
-        match dependent {
-            Some(table) => drop(selected.insert(&table.name)),
-            None => break,
-        }
+                && !selection.skip_dependent_tables
+        })
+    };
+    while let Some(table) = dependent(&selected) {
+        selected.insert(&table.name);
     }
     Ok(discovered.iter().filter(|table| selected.contains(&table.name)).collect())
 }
