@@ -286,6 +286,6 @@ mod tests {
         let names: Vec<String> = (0..100).map(|n| format!("table_{n}")).collect();
         let parts: BTreeSet<u32> = names.iter().map(|name| part_of(name, 4)).collect();
         assert_eq!(parts, (1..=4).collect());
-        assert_eq!(part_of("orders", 5), 4);
+        assert_eq!(part_of("orders", 5), 3);
     }
 }

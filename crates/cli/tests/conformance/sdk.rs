@@ -61,7 +61,7 @@ async fn as_destination_and_backend(system: System) {
     let path = program.display().to_string();
     let spec = PluginSpec::new("events", Role::Source, Registry::Local, path);
     for _ in 0..2 {
-        let mut source = Hosted::start(&spec).await.unwrap();
+        let source = Hosted::start(&spec).await.unwrap();
         let settings = json!({"data": data, "requests": requests, "flush_every": 10});
         let init = init::Request { spec: settings.to_string().into(), ..init::Request::default() };
         source.client().init(init).await.unwrap();

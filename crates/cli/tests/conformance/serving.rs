@@ -69,7 +69,7 @@ async fn our_own_host_runs_it() {
     let system = System::sqlite();
     let path = named(&system, "sqlite").display().to_string();
     let spec = PluginSpec::new("db", Role::Destination, Registry::Local, path);
-    let mut hosted = Hosted::start(&spec).await.unwrap();
+    let hosted = Hosted::start(&spec).await.unwrap();
     let name = hosted.client().get_name(get_name::Request {}).await.unwrap().into_inner().name;
     assert_eq!(name, "sqlite");
     hosted.stop().await.unwrap();
