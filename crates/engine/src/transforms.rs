@@ -158,9 +158,8 @@ impl Chain {
 
     fn start(&self) -> Open {
         let (input, mut from) = mpsc::channel(WAITING);
-        let mut stages: Vec<JoinHandle<Result<()>>> = Vec::new();
         let (last, output) = mpsc::channel(WAITING);
-        let count = self.transformers.len();
+        let mut stages: Vec<JoinHandle<Result<()>>> = Vec::new();
         for (index, transformer) in self.transformers.iter().enumerate() {
             let (to, next) = match self.tables.get(index + 1) {
                 None => (last.clone(), None),
@@ -171,16 +170,13 @@ impl Chain {
                     (to, Some(next))
                 }
             };
+            // Behind the last one nobody takes.
+            let taken = std::mem::replace(&mut from, next.unwrap_or_else(|| mpsc::channel(1).1));
             let transformer = Arc::clone(transformer);
-            let taken = match next {
-                Some(next) => std::mem::replace(&mut from, next),
-                None => std::mem::replace(&mut from, mpsc::channel(1).1),
-            };
             stages.push(tokio::spawn(async move {
                 let result = transformer.transform(taken, to).await;
                 result.map_err(|e| e.context("transformer", transformer.name()))
             }));
-            debug_assert!(index < count);
         }
         drop(last);
         let work = tokio::spawn(async move {
