@@ -63,8 +63,6 @@ pub struct DestinationConfig {
     pub spec: Value,
     /// Tells this run from others in the plugin's own records.
     pub invocation_id: String,
-    /// Whether the plugin may drop a table that it cannot alter (`migrate_mode: forced`).
-    pub migrate_force: bool,
     /// How long it may take until it sends the first rows that it is asked for. Some never do.
     pub read_patience: Duration,
 }
@@ -72,13 +70,7 @@ pub struct DestinationConfig {
 impl DestinationConfig {
     /// A plugin that may alter tables only where no row is lost.
     pub fn new(plugin: PluginSpec, spec: Value, invocation_id: impl Into<String>) -> Self {
-        Self {
-            plugin,
-            spec,
-            invocation_id: invocation_id.into(),
-            migrate_force: false,
-            read_patience: READ_PATIENCE,
-        }
+        Self { plugin, spec, invocation_id: invocation_id.into(), read_patience: READ_PATIENCE }
     }
 }
 
@@ -95,12 +87,6 @@ struct Shared {
     connection: Arc<Connection>,
     migrated: Arc<Migrated>,
     store: PluginStore,
-}
-
-impl Shared {
-    fn force(&self) -> bool {
-        self.connection.config.migrate_force
-    }
 }
 
 impl DestinationPlugin {
@@ -166,13 +152,13 @@ impl Destination for DestinationPlugin {
     }
 
     fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {
-        vec![words(plan, self.shared.force() || *change == SchemaChange::Recreate)]
+        vec![words(plan, *change == SchemaChange::Recreate)]
     }
 
     async fn migrate(&self, plan: &Plan) -> Result<Vec<String>> {
         let (mut migrations, mut ran) = (Vec::new(), Vec::new());
         for table in parents_first(plan.tables.values()) {
-            if let Some(migration) = Migration::of(plan, table, self.shared.force())? {
+            if let Some(migration) = Migration::of(plan, table)? {
                 ran.push(words(table, migration.force));
                 migrations.push(migration);
             }
@@ -215,7 +201,7 @@ impl Destination for DestinationPlugin {
             && table.read_mode == ReadMode::FullRefresh;
         if deletes {
             // A table that no partition was read of has to be there all the same.
-            let migration = Migration::of(plan, table, shared.force())?;
+            let migration = Migration::of(plan, table)?;
             let migrations = shared.migrated.left(&migration);
             let mut stream = WriteStream::open(&shared.connection).await?;
             send_all(&mut stream, &migrations).await?;

@@ -28,7 +28,6 @@ pub struct Told {
     folder: tempfile::TempDir,
     words: String,
     pub read_patience: Duration,
-    pub migrate_force: bool,
 }
 
 impl Told {
@@ -37,18 +36,13 @@ impl Told {
             folder: tempfile::tempdir().unwrap(),
             words: words.to_owned(),
             read_patience: Duration::from_secs(30),
-            migrate_force: false,
         }
     }
 
     pub fn plugin(&self) -> DestinationPlugin {
         let script = format!("destination={} {}", self.folder.path().display(), self.words);
         let config = DestinationConfig::new(spec(&script), json!({"a": 1}), "this-run");
-        DestinationPlugin::new(DestinationConfig {
-            read_patience: self.read_patience,
-            migrate_force: self.migrate_force,
-            ..config
-        })
+        DestinationPlugin::new(DestinationConfig { read_patience: self.read_patience, ..config })
     }
 
     /// Everything that it was told, in order.
@@ -411,7 +405,7 @@ async fn large_batches_are_cut_below_what_any_server_takes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_made_parents_first_and_by_force_where_that_was_allowed() {
-    let mut told = Told::new("");
+    let told = Told::new("");
     let mut child = item_table("a_child");
     child.parent = Some(TableName::in_namespace("shop", "z_parent"));
     let mut parent = item_table("z_parent");
@@ -439,10 +433,9 @@ async fn tables_are_made_parents_first_and_by_force_where_that_was_allowed() {
     writer.commit(&Checkpoint::default()).await.unwrap();
     assert_eq!(words(&told.sent()[3..]), ["insert a_child 2", "end"]);
 
-    told.migrate_force = true;
     let forced = told.plugin();
     let table = both.tables.values_mut().next().unwrap();
-    table.changes = vec![SchemaChange::CreateTable];
+    table.changes = vec![SchemaChange::Recreate];
     let ddl = forced.migrate(&both).await.unwrap();
     assert!(ddl[0].ends_with(") WITH migrate_force"), "{ddl:?}");
     assert_eq!(told.sent()[5]["force"], true);

@@ -10,7 +10,7 @@ use highwater_core::{Destination, Source, Transformer};
 use serde_json::Value;
 
 use crate::config::driver::Driver;
-use crate::config::spec::{DestinationSpec, MigrateMode, SourceSpec, TransformerSpec};
+use crate::config::spec::{DestinationSpec, SourceSpec, TransformerSpec};
 use crate::config::{Config, Section, check, references};
 use crate::failure::Result;
 use crate::jobs;
@@ -120,8 +120,7 @@ impl Running {
         }
         let plugin = settings.plugin(section, Role::Destination)?;
         let spec = Value::Object(section.spec.spec.clone());
-        let mut made = DestinationConfig::new(plugin, spec, settings.invocation_id.to_string());
-        made.migrate_force = section.spec.migrate_mode == MigrateMode::Forced;
+        let made = DestinationConfig::new(plugin, spec, settings.invocation_id.to_string());
         let made = Arc::new(DestinationPlugin::new(made));
         self.destinations.push((name.clone(), Arc::clone(&made)));
         Ok(made)

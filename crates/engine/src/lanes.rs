@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
@@ -36,12 +35,6 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Returns when the run was asked to stop and `patience` has passed since.
-    pub(crate) async fn stopped_for(&self, patience: Duration) {
-        self.options.stop.stopped().await;
-        tokio::time::sleep(patience).await;
-    }
-
     /// Starts the read as a task of its own, so that reading and writing use two cores. It ends
     /// when the returned future is dropped.
     pub(crate) fn spawn_read(

@@ -134,6 +134,28 @@ impl Ledger {
         error: &Error,
         options: &RunOptions,
     ) {
+        self.fail(seat, table, error, false, options);
+    }
+
+    /// As [`Self::table_failed`], where the table could not be read.
+    pub(crate) fn table_unread(
+        &mut self,
+        seat: usize,
+        table: &TableName,
+        error: &Error,
+        options: &RunOptions,
+    ) {
+        self.fail(seat, table, error, true, options);
+    }
+
+    fn fail(
+        &mut self,
+        seat: usize,
+        table: &TableName,
+        error: &Error,
+        from_source: bool,
+        options: &RunOptions,
+    ) {
         let Book { destination, accounts, .. } = &mut self.books[seat];
         // A source may fail at a table that nobody planned: it is no success either.
         let account =
@@ -141,7 +163,7 @@ impl Ledger {
         if account.summary.error.is_some() {
             return;
         }
-        account.summary.error = Some(Failure::from(error));
+        account.summary.error = Some(Failure { from_source, ..Failure::from(error) });
         account.end();
         options.observer.event(&Event::TableEnded { table, destination, error: Some(error) });
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
 use highwater_core::{
-    CursorKey, Destination, Error, ErrorKind, Instant, Plan, ReadMode, Result, SchemaChange,
-    Source, State, StateStore, Table, TablePlan, WriteMode,
+    CursorKey, Destination, Error, ErrorKind, ExistingTable, Instant, Plan, ReadMode, Result,
+    SchemaChange, Source, State, StateStore, Table, TablePlan, WriteMode,
 };
 
 use crate::adopt;
@@ -121,8 +121,13 @@ impl<'a> Selector<'a> {
         let existing = target.destination.describe(&names).await?;
         let mut tables = BTreeMap::new();
         let mut refused = Vec::new();
+        let behind = self.is_behind(target, state, &drafts, &existing);
         for (mut draft, existing) in drafts.into_iter().zip(existing) {
-            match self.fit_table(target, state, &mut draft, existing) {
+            let fits = match behind && draft.read_mode == ReadMode::Incremental {
+                true => Err(self.cursor_is_ahead(&draft)),
+                false => self.fit_table(target, state, &mut draft, existing),
+            };
+            match fits {
                 Ok(()) => drop(tables.insert(draft.name().clone(), draft)),
                 Err(error) => refused.push(Refused { table: draft, error }),
             }
@@ -138,6 +143,42 @@ impl<'a> Selector<'a> {
         Ok(Planned { plan, refused })
     }
 
+    /// Whether a cursor that the source keeps itself says that rows were delivered, while the
+    /// destination has no table that they could be in: it is new, or was emptied. Where only some
+    /// tables are missing they may be new ones, of which the source has no position yet.
+    fn is_behind(
+        &self,
+        target: &Target,
+        state: &State,
+        drafts: &[TablePlan],
+        existing: &[Option<ExistingTable>],
+    ) -> bool {
+        let mut incremental = drafts
+            .iter()
+            .zip(existing)
+            .filter(|(draft, _)| draft.read_mode == ReadMode::Incremental)
+            .peekable();
+        target.destination.capabilities().describes_tables
+            && kept_by_source(state)
+            && incremental.peek().is_some()
+            && incremental
+                .all(|(draft, there)| there.is_none() && !state.tables.contains_key(draft.name()))
+    }
+
+    fn cursor_is_ahead(&self, draft: &TablePlan) -> Error {
+        let table = self.request.state_table.as_ref().map(|state| &state.table.name);
+        let table = table.map_or_else(String::new, ToString::to_string);
+        Error::schema(
+            "The destination has none of the tables, and the cursor of the source says that rows were delivered",
+        )
+        .context("table", draft.name())
+        .context("destination table", &draft.target.name)
+        .context("state table", &table)
+        .hint(format!(
+            "to read everything again: delete the rows of `{table}`, or name another `backend_options.table_name`"
+        ))
+    }
+
     /// The time of the run, later than that of any run before even when the clock went back:
     /// stale rows are told by it.
     fn started_at(&self, state: &State) -> Instant {
@@ -151,7 +192,7 @@ impl<'a> Selector<'a> {
         target: &Target,
         state: &State,
         draft: &mut TablePlan,
-        existing: Option<highwater_core::ExistingTable>,
+        existing: Option<ExistingTable>,
     ) -> Result<()> {
         let record = state.tables.get(draft.name());
         let knows = target.destination.capabilities().describes_tables;
@@ -179,8 +220,15 @@ impl<'a> Selector<'a> {
             changes => changes?,
         };
         note_new_columns(draft);
-        if !knows && !target.may_migrate {
-            draft.changes.clear();
+        if !knows {
+            // The destination compares by itself. It must not drop what no read brings again.
+            let may_lose = kept_by_source(state) || !state.cursors_of(draft.name()).is_empty();
+            let keeps = draft.read_mode == ReadMode::Incremental && may_lose;
+            draft.changes = match (target.may_migrate, target.may_recreate && !keeps) {
+                (false, _) => Vec::new(),
+                (true, false) => vec![SchemaChange::CreateTable],
+                (true, true) => vec![SchemaChange::Recreate],
+            };
         }
         if !draft.changes.is_empty() && !target.may_migrate {
             return Err(Error::schema(
@@ -196,10 +244,14 @@ impl<'a> Selector<'a> {
 
 /// Whether the read of a table goes on where an earlier sync ended.
 fn resumes(draft: &TablePlan, state: &State) -> bool {
-    let kept_by_source = state.cursors.get(&CursorKey::Global).is_some_and(|c| !c.0.is_null())
-        && state.tables.contains_key(draft.name());
+    let kept_by_source = kept_by_source(state) && state.tables.contains_key(draft.name());
     draft.read_mode == ReadMode::Incremental
         && (kept_by_source || !state.cursors_of(draft.name()).is_empty())
+}
+
+/// Whether the source has a cursor of its own keeping.
+fn kept_by_source(state: &State) -> bool {
+    state.cursors.get(&CursorKey::Global).is_some_and(|cursor| !cursor.0.is_null())
 }
 
 /// A table that is dropped loses rows that the cursor says were delivered.

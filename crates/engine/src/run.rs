@@ -265,12 +265,14 @@ impl<'a> Run<'a> {
                 self.options.stop.stop();
             }
             for (table, error) in failed {
-                self.ledger.table_failed(index, table, error, self.options);
+                self.ledger.table_unread(index, table, error, self.options);
             }
             for table in &done.partition.tables {
                 self.ledger.book(index, table, outcome);
-                if let Some(error) = outcome.error.as_ref().or(error) {
+                if let Some(error) = &outcome.error {
                     self.ledger.table_failed(index, table, error, self.options);
+                } else if let Some(error) = error {
+                    self.ledger.table_unread(index, table, error, self.options);
                 } else if complete && self.ledger.partition_done(index, table) {
                     self.finish(index, table).await;
                 }

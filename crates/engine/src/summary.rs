@@ -87,6 +87,9 @@ pub struct Failure {
     /// One thing to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Whether it came from the source: then it is the same at every destination.
+    #[serde(skip)]
+    pub from_source: bool,
 }
 
 impl From<&Error> for Failure {
@@ -95,6 +98,7 @@ impl From<&Error> for Failure {
             kind: error.kind(),
             message: error.full_message(),
             hint: error.hint_text().map(str::to_owned),
+            from_source: false,
         }
     }
 }

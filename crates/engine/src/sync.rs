@@ -26,6 +26,9 @@ use crate::summary::Summary;
 /// memory small.
 const MESSAGES_IN_FLIGHT: usize = 4;
 
+/// How long a run that was asked to stop may go on to its begin.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a source that was asked to stop may go on to its next checkpoint.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,7 +54,12 @@ async fn run(
     options: &RunOptions,
 ) -> Result<Summary> {
     let identity = planning::new_run();
-    let mut run = Run::begin(source, request, options, &identity).await?;
+    let mut run = tokio::select! {
+        run = Run::begin(source, request, options, &identity) => run?,
+        () = stopped_for(options, BEGIN_PATIENCE) => {
+            return Err(Error::interrupted("The run was stopped before it began"));
+        }
+    };
     let result = run.copy_all().await;
     run.release().await;
     result?;
@@ -77,6 +85,12 @@ async fn close(source: &dyn Source, request: &SyncRequest) {
     }
 }
 
+/// Returns when the run was asked to stop and `patience` has passed since.
+async fn stopped_for(options: &RunOptions, patience: Duration) {
+    options.stop.stopped().await;
+    tokio::time::sleep(patience).await;
+}
+
 /// How the copy of a partition ended.
 pub(crate) struct Copied {
     /// How the read ended.
@@ -98,7 +112,7 @@ pub(crate) async fn copy(
     let (output, mut messages) =
         Output::bounded(MESSAGES_IN_FLIGHT, Arc::clone(&site.options.stop.flag));
     let reading = site.spawn_read(Arc::clone(source), partition.clone(), output);
-    let mut out_of_patience = pin!(site.stopped_for(STOP_PATIENCE));
+    let mut out_of_patience = pin!(stopped_for(&site.options, STOP_PATIENCE));
     let mut failed = Vec::new();
     loop {
         let message = tokio::select! {

@@ -102,7 +102,7 @@ pub(super) struct Migrated(Mutex<BTreeSet<Bytes>>);
 pub(super) struct Migration {
     /// The table as a message.
     pub(super) table: Bytes,
-    /// Whether it may be made anew.
+    /// Whether it may be made anew, if the plugin finds that it cannot be altered.
     pub(super) force: bool,
 }
 
@@ -111,11 +111,11 @@ impl Migration {
     ///
     /// # Errors
     /// `Unsupported` for a column that cannot be carried.
-    pub(super) fn of(plan: &Plan, table: &TablePlan, force: bool) -> Result<Option<Self>> {
+    pub(super) fn of(plan: &Plan, table: &TablePlan) -> Result<Option<Self>> {
         if table.changes.is_empty() {
             return Ok(None);
         }
-        let force = force || table.changes.contains(&SchemaChange::Recreate);
+        let force = table.changes.contains(&SchemaChange::Recreate);
         Ok(Some(Self { table: encode_table(&wire_table(plan, table))?, force }))
     }
 }

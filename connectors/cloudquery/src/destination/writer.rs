@@ -63,7 +63,7 @@ impl PluginWriter {
         let (mut tables, mut migrations, mut state_migrations) =
             (BTreeMap::new(), Vec::new(), Vec::new());
         for table in parents_first(planned) {
-            let migration = Migration::of(plan, table, shared.force())?;
+            let migration = Migration::of(plan, table)?;
             if table.is_state { &mut state_migrations } else { &mut migrations }.extend(migration);
             let encoder = Encoder::new(&Arc::new(wire_table(plan, table)), INSERT_BYTES_MAX)?;
             tables.insert(table.name().clone(), Slot { plan: table.clone(), encoder });

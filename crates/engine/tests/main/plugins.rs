@@ -283,6 +283,30 @@ async fn a_destination_that_refuses_an_incremental_table_keeps_the_cursor_back()
 }
 
 #[tokio::test]
+async fn a_cursor_kept_apart_is_not_resumed_into_a_destination_without_the_tables() {
+    let journal = Journal::default();
+    let [old, new, keeper] = ["d", "e", "keeper"].map(|n| Memory::new(n, journal.clone()));
+    let apart = || {
+        let destination = Arc::new(keeper.clone()) as Arc<_>;
+        Keeper::Apart { name: "keeper".into(), destination }
+    };
+    let stream = [Sent::Rows("a", 0..2), Sent::Rows("b", 0..1), Sent::Position("2")];
+    let bench = Bench::new(&[("d", &old)], journal.clone()).keep(apart());
+    bench.run(&stream).await.unwrap();
+    for targets in [vec![("e", &new)], vec![("d", &old), ("e", &new)]] {
+        let bench = Bench::new(&targets, journal.clone()).keep(apart());
+        let summary = bench.run(&[Sent::Rows("a", 2..3), Sent::Position("3")]).await.unwrap();
+        assert_ne!(summary.outcome(), Outcome::Complete);
+        let told = &summary.destinations.last().unwrap().tables[0].error;
+        assert!(told.as_ref().unwrap().message.contains("none of the tables"), "{told:?}");
+        assert_eq!(texts(&keeper, "cq_state", "value"), ["2"], "the new one lacks the rows");
+    }
+    // A table that is new to the plugin is no reason: it has no position of it.
+    bench.run(&[Sent::Rows("a", 2..3), Sent::Position("3")]).await.unwrap();
+    assert_eq!(texts(&keeper, "cq_state", "value"), ["3"]);
+}
+
+#[tokio::test]
 async fn a_table_that_failed_keeps_its_stale_rows_and_the_run_is_no_success() {
     let (bench, memory) = one();
     bench.run(&[Sent::Rows("a", 0..3), Sent::Rows("b", 0..3)]).await.unwrap();
