@@ -123,6 +123,36 @@ impl Source for Plugin {
     }
 }
 
+/// A plugin that never says what tables it has.
+struct Hanging;
+
+#[async_trait]
+impl Source for Hanging {
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn discover(&self, _only: Option<&[String]>) -> Result<Vec<Table>> {
+        std::future::pending().await
+    }
+
+    fn delivery(&self, _table: &TablePlan) -> SourceDelivery {
+        SourceDelivery::Once
+    }
+
+    async fn review(&self, _table: &TablePlan) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn partitions(&self, _plan: &Plan, _state: &State) -> Result<Vec<Partition>> {
+        Ok(Vec::new())
+    }
+
+    async fn read(&self, _: &Plan, _: &Partition, _: &State, _: Output) -> Result<Completion> {
+        Ok(Completion::Complete)
+    }
+}
+
 struct Bench {
     journal: Journal,
     began: Arc<Mutex<Vec<Option<String>>>>,
@@ -154,17 +184,20 @@ impl Bench {
 
     async fn run(&self, stream: &[Sent]) -> Result<Summary> {
         let plugin = Plugin { stream: stream.to_vec(), began: Arc::clone(&self.began) };
-        let options = RunOptions {
-            take_over: false,
-            tasks_max: 2,
-            stop: StopSignal::default(),
-            observer: Arc::new(Silent),
-        };
-        sync(Arc::new(plugin), &self.request, &options).await
+        sync(Arc::new(plugin), &self.request, &options()).await
     }
 
     fn began(&self) -> Vec<Option<String>> {
         self.began.lock().unwrap().clone()
+    }
+}
+
+fn options() -> RunOptions {
+    RunOptions {
+        take_over: false,
+        tasks_max: 2,
+        stop: StopSignal::default(),
+        observer: Arc::new(Silent),
     }
 }
 
@@ -212,6 +245,15 @@ async fn the_cursor_is_a_row_of_the_destination_in_the_commit_of_the_data() {
     bench.run(&[Sent::Rows("a", 3..4), Sent::Position("4")]).await.unwrap();
     assert_eq!(bench.began(), [None, Some("3".to_owned())]);
     assert_eq!(texts(&memory, "cq_state", "version"), ["2"]);
+}
+
+#[tokio::test]
+async fn a_run_that_is_stopped_while_a_plugin_starts_ends() {
+    let (bench, _memory) = one();
+    let options = options();
+    options.stop.stop();
+    let stopped = sync(Arc::new(Hanging), &bench.request, &options).await.unwrap_err();
+    assert_eq!(stopped.kind(), ErrorKind::Interrupted);
 }
 
 #[tokio::test]
