@@ -83,6 +83,7 @@ async fn what_cannot_be_started_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_at_the_start_shows_the_last_lines_without_passwords() {
     let error = Plugin::start(&spec("exit=3")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
     let text = error.to_string();
     assert!(text.contains("as soon as it was started (exit code 3)"), "{text}");
     assert!(text.contains("the reason: postgres://me:***@host/db is down"), "{text}");
@@ -95,8 +96,26 @@ async fn an_end_by_lack_of_memory_is_called_that_and_not_tried_again() {
     let note = folder.path().join("note");
     let script = format!("exit=137 note={}", note.display());
     let error = Plugin::start(&spec(&script)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
     assert!(error.to_string().contains("137: killed, most often because it was out of memory"));
     assert_eq!(std::fs::read_to_string(&note).unwrap().lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_no_plugin_is_wrong_and_not_to_be_tried_later() {
+    let mut no_plugin = spec("");
+    for path in ["/bin/true", "/bin/false", "/bin/cat"] {
+        path.clone_into(&mut no_plugin.path);
+        let error = Plugin::start(&no_plugin).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        assert!(error.message().contains("as soon as it was started"), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut http1 = spec("http1");
+    http1.path = other_path(folder.path());
+    let error = Plugin::start(&http1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.message().contains("does not speak gRPC"), "{error}");
 }
 
 async fn is_given_up_and_killed(word: &str) {
@@ -109,6 +128,7 @@ async fn is_given_up_and_killed(word: &str) {
     let error = Plugin::start(&spec).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
     assert!(error.message().contains("does not answer"), "{error}");
+    assert_eq!(error.context_value("waited_seconds"), Some("6"));
     let note = std::fs::read_to_string(note).unwrap();
     assert_eq!(note.lines().count(), 2, "both networks were tried: {note}");
     for line in note.lines() {

@@ -78,6 +78,8 @@ async fn a_broken_call_is_explained_by_the_death_of_the_plugin() {
         "{error}"
     );
     assert_eq!(error.context_value("plugin"), Some("scripted"));
+    // The transport's own words say less than the exit code.
+    assert!(std::error::Error::source(&error).is_none(), "{error:?}");
     assert!(error.hint_text().unwrap().contains("memory"));
     assert!(plugin.died().is_some());
     // Its own processes do not outlive it either.

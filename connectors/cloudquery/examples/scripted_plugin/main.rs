@@ -5,7 +5,7 @@
 //!
 //! | word | module | what |
 //! |---|---|---|
-//! | `no-unix`, `exit=CODE`, `hang`, `deaf`, `stubborn`, `child=FILE`, `note=FILE` | [`start`] | how it starts and ends |
+//! | `no-unix`, `exit=CODE`, `hang`, `deaf`, `http1`, `stubborn`, `child=FILE`, `note=FILE` | [`start`] | how it starts and ends |
 //! | `versions=0,1`, `old-discovery=v1`, `no-discovery` | [`discovery`] | which protocol it speaks |
 //! | `destination=FOLDER` and what is listed there | [`destination`] | what it does with rows |
 //! | `source=FILE` | [`source`] | what it sends |

@@ -3,10 +3,11 @@
 //! `note=FILE`: each start appends its process id and its arguments to the file as a line.
 //! `child=FILE`: starts a process that never ends, and writes its id into the file.
 //! `exit=CODE`: ends at once. `no-unix`: ends if it is to listen on a socket, as Python plugins do.
-//! `hang`: never listens. `deaf`: listens and never answers. `stubborn`: does not heed SIGINT.
+//! `hang`: never listens. `deaf`: listens and never answers.
+//! `http1`: listens, and answers as a web server. `stubborn`: does not heed SIGINT.
 //! `end=CODE`: the exit code after a SIGINT.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use crate::script::Script;
@@ -35,10 +36,36 @@ pub fn before_listening(script: &Script) {
     if script.has("hang") {
         std::thread::sleep(Duration::from_secs(100_000));
     }
+    if script.has("http1") {
+        speak_http1(script);
+    }
     if script.has("deaf") {
-        let _unix = std::os::unix::net::UnixListener::bind(script.address());
-        let _tcp = std::net::TcpListener::bind(script.address());
+        // One of the two: a TCP address is a relative path as well.
+        let _unix;
+        let _tcp;
+        if script.network() == "unix" {
+            _unix = std::os::unix::net::UnixListener::bind(script.address()).unwrap();
+        } else {
+            _tcp = std::net::TcpListener::bind(script.address()).unwrap();
+        }
         std::thread::sleep(Duration::from_secs(100_000));
+    }
+}
+
+fn speak_http1(script: &Script) {
+    const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    if script.network() == "unix" {
+        let listener = std::os::unix::net::UnixListener::bind(script.address()).unwrap();
+        for mut peer in listener.incoming().flatten() {
+            let _ = peer.read(&mut [0; 24]);
+            let _ = peer.write_all(ANSWER);
+        }
+    } else {
+        let listener = std::net::TcpListener::bind(script.address()).unwrap();
+        for mut peer in listener.incoming().flatten() {
+            let _ = peer.read(&mut [0; 24]);
+            let _ = peer.write_all(ANSWER);
+        }
     }
 }
 

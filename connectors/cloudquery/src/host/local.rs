@@ -9,7 +9,6 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
 
 use highwater_core::{Error, Result};
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ use tonic::transport::Channel;
 use super::PluginSpec;
 use super::logs::LogBook;
 use super::process::{Container, Launch, Process};
-use super::ready::{NotReady, endpoint, wait_until_ready};
+use super::ready::{NotReady, endpoint, patiently, wait_until_ready};
 
 /// A Unix socket's path may not be longer than this, with its final NUL.
 const SOCKET_PATH_BYTES: usize = 104;
@@ -46,16 +45,23 @@ struct Failure {
 /// Starts the program at `path` and waits until it answers.
 ///
 /// # Errors
-/// `Config` when there is no program at `path`; `Transient` when it ends at its start or does not
-/// answer within the patience of `spec`; `Unsupported` when it speaks another protocol.
+/// `Config` when there is no program at `path`, or it ends by itself at its start; `Transient` when
+/// it is killed or does not answer within the patience of `spec`; `Unsupported` when it speaks
+/// another protocol.
 pub(super) async fn start(spec: &PluginSpec, path: &Path) -> Result<Started> {
+    patiently(&spec.name, start_quietly(spec, path)).await
+}
+
+/// All attempts together take no longer than the patience of `spec`.
+async fn start_quietly(spec: &PluginSpec, path: &Path) -> Result<Started> {
+    let deadline = Instant::now() + spec.patience;
     let known = remembered().get(path).copied();
     let socket = socket_path();
     let unix = known != Some(Network::Tcp) && socket.as_os_str().len() < SOCKET_PATH_BYTES;
     if unix {
         // A plugin that can do this at all does it at once; what imports for a minute is Python.
-        let patience = spec.patience / 3;
-        match attempt(spec, path, Some(socket), patience).await {
+        let part = Instant::now() + spec.patience / 3;
+        match attempt(spec, path, Some(socket), part).await {
             Ok(started) => {
                 remembered().insert(path.to_owned(), Network::Unix);
                 return Ok(started);
@@ -68,10 +74,10 @@ pub(super) async fn start(spec: &PluginSpec, path: &Path) -> Result<Started> {
             ),
         }
     }
-    let started = match attempt(spec, path, None, spec.patience).await {
+    let started = match attempt(spec, path, None, deadline).await {
         // Another process took the port between our choice and its start.
         Err(failure) if failure.error.to_string().to_lowercase().contains("in use") => {
-            attempt(spec, path, None, spec.patience).await
+            attempt(spec, path, None, deadline).await
         }
         result => result,
     };
@@ -89,7 +95,7 @@ async fn attempt(
     spec: &PluginSpec,
     path: &Path,
     socket: Option<PathBuf>,
-    patience: Duration,
+    deadline: Instant,
 ) -> Result<Started, Failure> {
     let is_unix = socket.is_some();
     let final_error = |error| Failure { error, network_may_matter: false };
@@ -112,7 +118,7 @@ async fn attempt(
         socket,
         container: None,
     };
-    let started = run(spec, launch, connection, patience, is_unix).await;
+    let started = run(spec, launch, connection, deadline, is_unix).await;
     started.map_err(|mut failure| {
         failure.network_may_matter &= is_unix;
         failure
@@ -124,7 +130,7 @@ async fn run(
     spec: &PluginSpec,
     launch: Launch,
     connection: String,
-    patience: Duration,
+    deadline: Instant,
     may_be_tried_again: bool,
 ) -> Result<Started, Failure> {
     let final_error = |error| Failure { error, network_may_matter: false };
@@ -136,7 +142,6 @@ async fn run(
         book.hold();
     }
     let process = Process::start(launch, Arc::clone(&book)).await.map_err(final_error)?;
-    let deadline = Instant::now() + patience;
     let outcome = tokio::select! {
         biased;
         exit = process.ended() => {
@@ -153,11 +158,10 @@ async fn run(
         Err(NotReady::Refused(error)) => Err(final_error(error)),
         Err(NotReady::Silent(words)) => {
             let lines = book.last_lines();
-            let seconds = patience.as_secs();
             drop(process);
             let mut error = Error::transient("The plugin was started and does not answer")
                 .context("plugin", &spec.name)
-                .context("waited_seconds", seconds)
+                .context("waited_seconds", spec.patience.as_secs())
                 .context("last attempt", words)
                 .hint(by_hand);
             if !lines.is_empty() {
@@ -183,7 +187,9 @@ pub(super) async fn start_container(
         socket: None,
         container: Some(container),
     };
-    run(spec, launch, connection, spec.patience, false).await.map_err(|failure| failure.error)
+    let deadline = Instant::now() + spec.patience;
+    let started = patiently(&spec.name, run(spec, launch, connection, deadline, false)).await;
+    started.map_err(|failure| failure.error)
 }
 
 /// The arguments that CloudQuery gives to a plugin.

@@ -159,8 +159,9 @@ impl Plugin {
     /// returns. Nothing is left running when it fails or is cancelled.
     ///
     /// # Errors
-    /// `Config` when it cannot be found or started; `Transient` when it ends at its start or does
-    /// not answer; `Unsupported` when it speaks another version of the protocol.
+    /// `Config` when it cannot be found or started, ends by itself at its start or does not speak
+    /// gRPC; `Transient` when it is killed at its start or does not answer; `Unsupported` when it
+    /// speaks another version of the protocol.
     pub async fn start(spec: &PluginSpec) -> Result<Self> {
         let started = match spec.registry {
             Registry::Grpc => {
@@ -244,7 +245,7 @@ impl Plugin {
             None => None,
         };
         match died {
-            Some(error) => error.caused_by(status),
+            Some(error) => error,
             None => words::status_error(&self.name, &status),
         }
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use highwater_core::{Error, Result};
+use highwater_core::{Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -89,6 +89,11 @@ impl Exit {
     /// Killed: no other way to start it would help.
     pub(super) fn is_killed(self) -> bool {
         self.number() == 137
+    }
+
+    /// Ended by a signal, seen directly or as a shell tells it: not by its own decision.
+    fn is_by_signal(self) -> bool {
+        self.signal.is_some() || matches!(self.code, None | Some(129..=159))
     }
 
     fn words(self) -> String {
@@ -199,12 +204,13 @@ impl Process {
     pub(super) fn died(&self) -> Option<Error> {
         let exit = self.exit()?;
         (!self.stopping.load(Ordering::Acquire)).then(|| {
-            self.death(format!("The plugin ended in the middle of the work ({})", exit.words()))
-                .hint(if exit.is_killed() {
-                    "Give it more memory, or let it read fewer tables at a time"
-                } else {
-                    "Run again; if it ends again, its own log lines say why"
-                })
+            let words = exit.words();
+            let message = format!("The plugin ended in the middle of the work ({words})");
+            self.death(ErrorKind::Transient, message).hint(if exit.is_killed() {
+                "Give it more memory, or let it read fewer tables at a time"
+            } else {
+                "Run again; if it ends again, its own log lines say why"
+            })
         })
     }
 
@@ -220,13 +226,16 @@ impl Process {
         self.died()
     }
 
-    /// What the user is told if the process ended before it could be used.
+    /// What the user is told if the process ended before it could be used. One that ends by
+    /// itself will do so again, so that is `Config`; a signal came from outside.
     pub(super) fn died_at_start(&self, exit: Exit) -> Error {
-        self.death(format!("The plugin ended as soon as it was started ({})", exit.words()))
+        let kind = if exit.is_by_signal() { ErrorKind::Transient } else { ErrorKind::Config };
+        let words = exit.words();
+        self.death(kind, format!("The plugin ended as soon as it was started ({words})"))
     }
 
-    fn death(&self, message: String) -> Error {
-        let error = Error::transient(message).context("plugin", &self.name);
+    fn death(&self, kind: ErrorKind, message: String) -> Error {
+        let error = Error::new(kind, message).context("plugin", &self.name);
         match self.book.last_lines() {
             lines if lines.is_empty() => error,
             lines => error.context("its last lines", lines),
@@ -262,7 +271,9 @@ impl Process {
     }
 
     fn bad_end(&self, exit: Exit) -> Error {
-        self.death(format!("The plugin ended badly when it was stopped ({})", exit.words()))
+        let words = exit.words();
+        let message = format!("The plugin ended badly when it was stopped ({words})");
+        self.death(ErrorKind::Transient, message)
     }
 }
 

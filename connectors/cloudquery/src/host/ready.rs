@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use highwater_core::{Error, Result};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -14,6 +14,8 @@ use crate::proto::discovery::{v0, v1};
 const VERSION: i32 = 3;
 /// How long one attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// After how long the user is told what we wait for.
+const MENTION: Duration = Duration::from_secs(10);
 
 /// Why a plugin could not be talked to.
 pub(super) enum NotReady {
@@ -74,11 +76,13 @@ pub(super) async fn wait_until_ready(
 
 /// One attempt.
 pub(super) async fn connect(name: &str, endpoint: &Endpoint) -> Result<Channel, NotReady> {
-    let silent = |e: tonic::transport::Error| NotReady::Silent(chain(&e));
-    let channel = endpoint.connect().await.map_err(silent)?;
+    let silent = |words: String| {
+        if is_no_grpc(&words) { NotReady::Refused(no_grpc(name)) } else { NotReady::Silent(words) }
+    };
+    let channel = endpoint.connect().await.map_err(|e| silent(chain(&e)))?;
     let versions = versions(&channel).await.map_err(|status| {
         if is_broken_connection(&status) {
-            NotReady::Silent(chain(&status))
+            silent(chain(&status))
         } else {
             NotReady::Refused(status_error(name, &status))
         }
@@ -87,6 +91,28 @@ pub(super) async fn connect(name: &str, endpoint: &Endpoint) -> Result<Channel, 
         return Ok(channel);
     }
     Err(NotReady::Refused(too_old(name, &versions)))
+}
+
+/// Whether what was answered is not HTTP/2: text of an HTTP/1 server, a database or a shell, read
+/// as a frame, has a length that none may have.
+fn is_no_grpc(words: &str) -> bool {
+    ["frame with invalid size", "FRAME_SIZE_ERROR"].iter().any(|sign| words.contains(sign))
+}
+
+fn no_grpc(name: &str) -> Error {
+    Error::config("What answers is no plugin: it does not speak gRPC")
+        .context("plugin", name)
+        .hint("See that `path` names a plugin of CloudQuery's protocol v3, or where one listens")
+}
+
+/// Runs the start of plugin `name`, and says once that it takes long.
+pub(super) async fn patiently<T>(name: &str, start: impl Future<Output = T>) -> T {
+    let mut start = std::pin::pin!(start);
+    if let Ok(outcome) = timeout(MENTION, &mut start).await {
+        return outcome;
+    }
+    tracing::warn!(plugin = name, "waiting for the plugin to answer");
+    start.await
 }
 
 async fn versions(channel: &Channel) -> Result<Vec<i32>, tonic::Status> {

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use super::PluginSpec;
-use super::ready::{NotReady, connect, endpoint};
+use super::ready::{NotReady, connect, endpoint, patiently};
 
 /// How long a plugin that runs already may take to answer.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -16,8 +16,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// breaks between two calls.
 ///
 /// # Errors
-/// `Config` when `path` is no address; `Transient` when nothing answers there; `Unsupported` when
-/// what answers is no plugin of our protocol.
+/// `Config` when `path` is no address or what answers there does not speak gRPC; `Transient` when
+/// nothing answers there; `Unsupported` when what answers is no plugin of our protocol.
 pub(super) async fn start(spec: &PluginSpec) -> Result<(Channel, String)> {
     let path = spec.path.trim_start_matches("http://").trim_end_matches('/');
     let endpoint = endpoint(path)?;
@@ -38,7 +38,7 @@ pub(super) async fn start(spec: &PluginSpec) -> Result<(Channel, String)> {
             .context("last attempt", words)
             .hint("Start the plugin first, for example: ./my-plugin serve --address localhost:7777")
     };
-    match timeout(ANSWER, connect(&spec.name, &endpoint)).await {
+    match patiently(&spec.name, timeout(ANSWER, connect(&spec.name, &endpoint))).await {
         Ok(Ok(channel)) => Ok((channel, path.to_owned())),
         Ok(Err(NotReady::Refused(error))) => Err(error),
         Ok(Err(NotReady::Silent(words))) => Err(silent(words)),
