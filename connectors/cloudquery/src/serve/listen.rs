@@ -45,6 +45,9 @@ impl Address {
             address.strip_prefix("unix:").map(|path| path.strip_prefix("//").unwrap_or(path));
         let path = path.or_else(|| (network == "unix").then_some(address));
         match path {
+            // The default address of TCP would become a file in the working directory.
+            Some("localhost:7777") => Err(Error::config("--network unix needs --address PATH")
+                .hint("--network unix --address /tmp/plugin.sock")),
             Some("") => Err(Error::config("No socket is named").hint("--address /tmp/plugin.sock")),
             Some(path) => Ok(Self::Unix(path.into())),
             None if network == "tcp" => Ok(Self::Tcp(address.to_owned())),
@@ -176,5 +179,6 @@ mod tests {
         }
         assert!(Address::parse("udp", "localhost:1").is_err());
         assert!(Address::parse("unix", "").is_err());
+        assert!(Address::parse("unix", "localhost:7777").is_err());
     }
 }
