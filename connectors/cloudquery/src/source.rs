@@ -254,11 +254,9 @@ impl SourcePlugin {
         }
     }
 
-    fn count_error(&self, table: &TableName) -> u64 {
+    fn count_error(&self, table: &TableName) {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = errors.entry(table.clone()).or_default();
-        *count += 1;
-        *count
+        *errors.entry(table.clone()).or_default() += 1;
     }
 }
 

@@ -15,6 +15,7 @@ mod proxy;
 mod reading;
 mod scripted;
 mod source;
+mod source_failures;
 mod source_sdk;
 mod source_state;
 mod transformer;

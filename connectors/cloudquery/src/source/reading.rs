@@ -1,16 +1,18 @@
 //! One `Sync` call: what it brings becomes batches, deletions, failures and checkpoints.
 //!
-//! A table that cannot be carried on with is failed, and the others go on. The plugin's cursors
+//! A table that cannot be carried on with is failed, and so are those that depend on it: what is
+//! missing of it is missing of them. The others go on. The plugin's cursors
 //! move only if nothing that they may cover was lost on the way: otherwise they stay, and rows are
 //! read again by the next sync.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use bytes::Bytes;
 use highwater_core::crash::{self, CrashPoint};
+use highwater_core::deletion::Relation;
 use highwater_core::{
     Batch, Checkpoint, Completion, CursorKey, Error, ErrorKind, Op, Output, Plan, Result, State,
     Table, TableName,
@@ -44,6 +46,8 @@ pub(super) struct Reading<'a> {
     decoder: Decoder,
     coalescer: Coalescer,
     lanes: HashMap<TableName, Lane>,
+    /// The tables of which it was said that they failed.
+    told: BTreeSet<TableName>,
     /// The first reason why no cursor may move.
     doubt: Option<String>,
 }
@@ -55,8 +59,8 @@ enum Lane {
     Open { planned: Arc<Table>, sent: Arc<Table>, columns: Vec<usize> },
     /// No destination plans the table.
     Unplanned,
-    /// The table has failed here; so many rows were dropped.
-    Closed { dropped: u64 },
+    /// The table has failed here; so many rows were dropped, and deletions of rows not done.
+    Closed { dropped: u64, kept: u64 },
 }
 
 impl<'a> Reading<'a> {
@@ -76,6 +80,7 @@ impl<'a> Reading<'a> {
             decoder: Decoder::new(),
             coalescer: Coalescer::default(),
             lanes: HashMap::new(),
+            told: BTreeSet::new(),
             doubt: None,
         }
     }
@@ -148,7 +153,11 @@ impl<'a> Reading<'a> {
                 let name = Some(error.table_name).filter(|name| !name.is_empty());
                 let table = TableName::new(name.unwrap_or_else(|| NO_NAME.to_owned()));
                 let error = Error::data(format!("The plugin could not read a table: {words}"));
-                self.failed(&table, error).await
+                self.failed(&table, error).await?;
+                if !self.listed.is_known(&table) {
+                    self.failed_all(&table).await?;
+                }
+                Ok(())
             }
             Some(Message::Checkpoint(checkpoint)) => self.checkpoint(&checkpoint.record).await,
             // A newer protocol's message.
@@ -187,7 +196,7 @@ impl<'a> Reading<'a> {
                     self.doubt_unplanned(&table.name);
                     continue;
                 }
-                Lane::Closed { dropped } => {
+                Lane::Closed { dropped, .. } => {
                     *dropped += batch.num_rows() as u64;
                     continue;
                 }
@@ -198,7 +207,7 @@ impl<'a> Reading<'a> {
                 Ok(ready) => self.send(ready).await?,
                 Err(error) => {
                     self.close(&table.name, error).await?;
-                    if let Some(Lane::Closed { dropped }) = self.lanes.get_mut(&table.name) {
+                    if let Some(Lane::Closed { dropped, .. }) = self.lanes.get_mut(&table.name) {
                         *dropped += rows;
                     }
                 }
@@ -228,7 +237,7 @@ impl<'a> Reading<'a> {
     }
 
     async fn delete(&mut self, message: &sync::MessageDeleteRecord) -> Result<()> {
-        let deletion = match from_sync(message) {
+        let mut deletion = match from_sync(message) {
             Ok(deletion) => deletion,
             Err(error) => return self.unusable(error).await,
         };
@@ -241,9 +250,31 @@ impl<'a> Reading<'a> {
             self.doubt_unplanned(name);
             return Ok(());
         }
+        // What would take the place of the rows is dropped.
+        if let Some(Lane::Closed { kept, .. }) = self.lanes.get_mut(name) {
+            *kept += 1;
+            return Ok(());
+        }
+        self.keep_closed(&mut deletion.relations);
         // It acts on everything sent before it.
         self.flush().await?;
         self.output.delete(deletion).await
+    }
+
+    /// Takes closed tables out of what a deletion takes along, and what depends on their rows.
+    fn keep_closed(&mut self, relations: &mut Vec<Relation>) {
+        let mut out = BTreeSet::new();
+        // Parents come first.
+        relations.retain(|relation| {
+            let lane = self.lanes.get_mut(&relation.table);
+            if let Some(Lane::Closed { kept, .. }) = lane {
+                *kept += 1;
+            } else if !out.contains(&relation.parent) {
+                return true;
+            }
+            out.insert(relation.table.clone());
+            false
+        });
     }
 
     /// Rows of the state table that cover everything sent before them.
@@ -305,8 +336,12 @@ impl<'a> Reading<'a> {
             }
         }
         for (table, lane) in &self.lanes {
-            if let Lane::Closed { dropped: rows @ 1.. } = lane {
+            let Lane::Closed { dropped: rows, kept: deletions } = lane else { continue };
+            if *rows > 0 {
                 tracing::warn!(plugin, %table, rows, "rows of a table that failed were dropped");
+            }
+            if *deletions > 0 {
+                tracing::warn!(plugin, %table, deletions, "a table that failed keeps its rows");
             }
         }
     }
@@ -339,20 +374,56 @@ impl<'a> Reading<'a> {
         if let Some(Lane::Closed { .. }) = self.lanes.get(table) {
             return Ok(());
         }
-        self.lanes.insert(table.clone(), Lane::Closed { dropped: 0 });
+        self.lanes.insert(table.clone(), Lane::Closed { dropped: 0, kept: 0 });
         self.failed(table, error).await
     }
 
-    /// The table could not be read completely. Only the first error of each table is sent on.
+    /// The table could not be read completely, and neither could those that depend on it: their
+    /// rows come with its rows.
     async fn failed(&mut self, table: &TableName, error: Error) -> Result<()> {
         if self.listed.may_be_covered(table) {
             self.doubt.get_or_insert_with(|| format!("the table `{table}` failed"));
         }
-        if self.source.count_error(table) > 1 {
-            tracing::debug!(error = %error.full_message(), "a table failed again");
+        self.source.count_error(table);
+        if !self.tell(table, error).await? {
+            // It was told of those that depend on it, too.
             return Ok(());
         }
-        self.output.failed(table.clone(), error).await
+        let listed = self.listed;
+        for child in listed.dependents(table) {
+            if self.plan.tables.contains_key(child) {
+                let error =
+                    Error::data("The table that it depends on could not be read completely")
+                        .context("table", child)
+                        .context("parent", table);
+                self.tell(child, error).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody knows which table an error is of, so none may be taken for complete.
+    async fn failed_all(&mut self, named: &TableName) -> Result<()> {
+        let plan = self.plan;
+        for table in plan.tables.keys() {
+            let error = Error::data(
+                "The plugin reported an error of a table that it did not list, so nobody can tell \
+                 what is missing",
+            );
+            let error = error.context("table", table).context("named", named);
+            self.tell(table, error).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends on why a table failed, if that is the first reason, and says whether it was.
+    async fn tell(&mut self, table: &TableName, error: Error) -> Result<bool> {
+        if self.told.insert(table.clone()) {
+            self.output.failed(table.clone(), error).await?;
+            return Ok(true);
+        }
+        tracing::debug!(error = %error.full_message(), "a table failed again");
+        Ok(false)
     }
 
     fn doubt_unplanned(&mut self, table: &TableName) {

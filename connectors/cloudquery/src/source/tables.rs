@@ -90,6 +90,27 @@ impl Listed {
         self.is_covered(name) || self.covered.is_empty() || !self.tables.contains_key(name)
     }
 
+    /// Whether it was listed, or is what a listed table depends on.
+    pub(super) fn is_known(&self, name: &TableName) -> bool {
+        self.tables.contains_key(name) || self.iter().any(|t| t.parent.as_ref() == Some(name))
+    }
+
+    /// The tables that depend on a table, or on one that does; it need not be listed itself.
+    pub(super) fn dependents(&self, name: &TableName) -> BTreeSet<&TableName> {
+        let mut found: BTreeSet<&TableName> = BTreeSet::new();
+        loop {
+            let before = found.len();
+            for table in self.iter() {
+                if table.parent.as_ref().is_some_and(|p| p == name || found.contains(p)) {
+                    found.insert(&table.name);
+                }
+            }
+            if found.len() == before {
+                return found;
+            }
+        }
+    }
+
     /// Whether a table that is sent is the one that was listed.
     ///
     /// # Errors
@@ -246,7 +267,24 @@ mod tests {
     #[test]
     fn a_circle_of_parents_ends() {
         let circle = vec![table("a", Some("b"), true), table("b", Some("a"), false)];
-        assert_eq!(Listed::new(circle, STATE).unwrap().iter().count(), 2);
+        let listed = Listed::new(circle, STATE).unwrap();
+        assert_eq!(listed.iter().count(), 2);
+        assert_eq!(listed.dependents(&TableName::new("a")).len(), 2);
+    }
+
+    #[test]
+    fn what_depends_on_a_table_is_found_through_every_generation() {
+        let listed = Listed::new(family(), STATE).unwrap();
+        let of = |name: &str| {
+            let found = listed.dependents(&TableName::new(name));
+            found.into_iter().map(|name| name.name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("top"), ["leaf", "mid"]);
+        assert_eq!(of("mid"), ["leaf"]);
+        assert_eq!(of("not listed"), ["stray"]);
+        assert_eq!(of("other"), [""; 0]);
+        let known = |name: &str| listed.is_known(&TableName::new(name));
+        assert!(known("leaf") && known("not listed") && !known("never heard of"));
     }
 
     #[test]
