@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use highwater_core::{
-    Destination, MetadataColumns, NullCursor, ReadMode, Table, Transformer, WriteMode,
+    Destination, Error, MetadataColumns, NullCursor, ReadMode, Result, Table, Transformer,
+    WriteMode,
 };
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::events::Observer;
+use crate::state_table::StateRows;
 
 /// One entry of `tables`: a pattern and what the user wants for the tables that match it.
 ///
@@ -113,6 +115,21 @@ pub struct StateTable {
     pub table: Table,
     /// Where it is.
     pub keeper: Keeper,
+}
+
+impl StateTable {
+    /// What the source keeps there now, without making the table; nothing where a destination
+    /// cannot tell whether it is there.
+    ///
+    /// # Errors
+    /// What the keeper says.
+    pub async fn rows(&self, request: &SyncRequest) -> Result<StateRows> {
+        match self.load(request, false).await?.0 {
+            serde_json::Value::Null => Ok(StateRows::default()),
+            rows => serde_json::from_value(rows)
+                .map_err(|e| Error::internal("State rows are no JSON").caused_by(e)),
+        }
+    }
 }
 
 /// The destination that keeps a [`StateTable`].

@@ -15,11 +15,10 @@ use arrow_array::types::UInt64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{DataType, Field, Schema};
 use highwater_core::crash::{self, CrashPoint};
-use highwater_core::types::{DECLARED, with_metadata};
 use highwater_core::{
-    Batch, Checkpoint, Cursor, CursorKey, Destination, Error, Fence, Guarantee, Message,
-    NullCursor, Op, Output, Partition, Plan, ReadMode, Result, Table, TableName, TablePlan,
-    WriteMode, text,
+    Batch, Checkpoint, Cursor, CursorKey, Destination, Error, Fence, Guarantee, LogicalType,
+    Message, NullCursor, Op, Output, Partition, Plan, ReadMode, Result, Table, TableName,
+    TablePlan, WriteMode, text,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -55,14 +54,15 @@ pub fn table(name: &str) -> Table {
 
 const VERSION: &str = "version";
 
-/// The table as a database stores it: `numeric(20,0)` in PostgreSQL and whole numbers in SQLite, as
-/// CloudQuery's own destinations have it, so that a table which they made is taken as it is.
-fn stored(mut table: Table) -> Table {
+/// The table with versions of the type that `there` has for them: CloudQuery's SQLite destination
+/// makes whole numbers of them.
+fn as_there(mut table: Table, there: &Table) -> Table {
+    let version = there.field(VERSION).and_then(|field| LogicalType::of(field).ok());
+    if !matches!(version, Some(LogicalType::Integer { signed: true, .. })) {
+        return table;
+    }
     let fields = table.schema.fields().iter().map(|field| match field.name().as_str() {
-        VERSION => {
-            let field = Field::new(VERSION, DataType::Int64, true);
-            Arc::new(with_metadata(field, DECLARED, "postgresql:numeric(20,0)"))
-        }
+        VERSION => Arc::new(Field::new(VERSION, DataType::Int64, true)),
         _ => Arc::clone(field),
     });
     table.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -145,13 +145,19 @@ impl StateTable {
     pub(crate) async fn table_plan(&self, keeper: &dyn Destination) -> Result<TablePlan> {
         let capabilities = keeper.capabilities();
         let overwrites = capabilities.write_modes.contains(&WriteMode::Overwrite);
-        let mut target = match capabilities.describes_tables {
-            true => stored(self.table.clone()),
-            // A plugin stores it as it sees fit.
-            false => self.table.clone(),
+        let name = keeper.target_name(&self.table.name);
+        let there = if capabilities.describes_tables {
+            let described = keeper.describe(std::slice::from_ref(&name)).await?;
+            described.into_iter().next().flatten().map(|there| there.table)
+        } else {
+            None
         };
-        let source = target.clone();
-        target.name = keeper.target_name(&self.table.name);
+        let source = match &there {
+            Some(there) => as_there(self.table.clone(), there),
+            None => self.table.clone(),
+        };
+        let mut target = source.clone();
+        target.name = name;
         if !overwrites {
             // The newest version of a key counts.
             target.primary_key.clear();
@@ -172,13 +178,7 @@ impl StateTable {
             guarantee: Guarantee::ExactlyOnce,
             notes: Vec::new(),
         };
-        let there = if capabilities.describes_tables {
-            let names = std::slice::from_ref(&plan.target.name);
-            keeper.describe(names).await?.into_iter().next().flatten()
-        } else {
-            None
-        };
-        plan.changes = schema::changes(keeper, &plan, there.map(|t| t.table).as_ref())
+        plan.changes = schema::changes(keeper, &plan, there.as_ref())
             .map_err(|e| e.context("state table", &self.table.name))?;
         Ok(plan)
     }

@@ -53,8 +53,16 @@ fn a_table_that_cloudquery_made_is_resumed_from() {
          INSERT INTO cq_state VALUES ('events', '2026-01-03T00:00:01Z', 7), ('other', 'x', 1);",
     );
     session.file("sync.yml", &(source("copy", "copy", "") + &sqlite()));
+    // A position without the rows that it stands for is not gone on from.
+    assert_eq!(session.run("sync sync.yml"), 3);
+    assert_eq!(count(&session, "copy.db", "cq_state"), "2");
+    session.sql(
+        "copy.db",
+        "CREATE TABLE events (_cq_sync_time timestamp, _cq_source_name text, id integer NOT NULL, \
+         at timestamp, payload text, CONSTRAINT events_cqpk PRIMARY KEY (id));",
+    );
     assert_eq!(session.run("sync sync.yml"), 0);
-    assert_eq!(asked(&session), ["2026-01-03T00:00:01Z"]);
+    assert_eq!(asked(&session), ["2026-01-03T00:00:01Z", "2026-01-03T00:00:01Z"]);
     assert_eq!(rows(&session, "copy.db", "SELECT id FROM events ORDER BY id"), ["3", "4"]);
     assert_eq!(
         rows(&session, "copy.db", "SELECT key, value FROM cq_state ORDER BY key"),
@@ -73,7 +81,9 @@ fn postgresql_keeps_rows_and_cursors_together() {
     database.execute(
         "CREATE TABLE cq_state (key text NOT NULL, value text, version numeric(20,0), \
          CONSTRAINT cq_state_cqpk PRIMARY KEY (key));
-         INSERT INTO cq_state VALUES ('events', '2026-01-02T00:00:01Z', 3)",
+         INSERT INTO cq_state VALUES ('events', '2026-01-02T00:00:01Z', 3);
+         CREATE TABLE events (_cq_sync_time timestamp, _cq_source_name text, id bigint NOT NULL, \
+         at timestamp, payload text, CONSTRAINT events_cqpk PRIMARY KEY (id))",
     );
     let mut session = session(&events(1..=3));
     let spec = format!("    connection_string: \"{}\"\n", database.url());
@@ -86,6 +96,8 @@ fn postgresql_keeps_rows_and_cursors_together() {
     let value = |query: &str| database.value(query).unwrap();
     assert_eq!(value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM events"), "2 3 4 5 6");
     assert_eq!(value("SELECT value FROM cq_state WHERE key = 'events'"), "2026-01-06T00:00:01Z");
+    // Each of the two syncs has moved it once.
+    assert_eq!(value("SELECT version::text FROM cq_state WHERE key = 'events'"), "5");
     assert_eq!(
         value(
             "SELECT string_agg(format_type(atttypid, atttypmod), ', ' ORDER BY attnum) \
