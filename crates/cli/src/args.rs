@@ -53,9 +53,10 @@ pub struct Global {
     #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
     pub log_format: LogFormat,
     /// The least important log lines to show: trace, debug, info, warn, error
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info",
+    /// [default: info, and warn for those of plugins]
+    #[arg(long, global = true, value_name = "LEVEL",
           value_parser = ["trace", "debug", "info", "warn", "error"], hide_possible_values = true)]
-    pub log_level: String,
+    pub log_level: Option<String>,
     /// The folder of downloaded plugins
     #[arg(long, global = true, value_name = "FOLDER", default_value = ".cq", alias = "data-dir")]
     pub cq_dir: PathBuf,
@@ -68,6 +69,13 @@ pub struct Global {
     /// What CloudQuery has and highwater has no use for.
     #[command(flatten)]
     pub accepted: Accepted,
+}
+
+impl Global {
+    /// The least important log lines of ours to show.
+    pub fn level(&self) -> &str {
+        self.log_level.as_deref().unwrap_or("info")
+    }
 }
 
 /// Flags of CloudQuery that are accepted, so that its command lines run, and that do nothing:

@@ -11,11 +11,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::args::{Global, LogFormat};
 use crate::output;
 
-/// Starts logging. Lines of other crates are shown from `warn` on.
+/// Starts logging. Lines of other crates are shown from `warn` on, and so are those of plugins,
+/// unless a level was asked for.
 pub fn start(global: &Global) {
-    let level: LevelFilter = global.log_level.parse().unwrap_or(LevelFilter::INFO);
-    let filter =
-        Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("highwater", level);
+    let asked: Option<LevelFilter> = global.log_level.as_ref().and_then(|l| l.parse().ok());
+    let level = asked.unwrap_or(LevelFilter::INFO);
+    let of_others = level.min(LevelFilter::WARN);
+    let filter = Targets::new()
+        .with_default(of_others)
+        .with_target("highwater", level)
+        .with_target("plugin", asked.unwrap_or(of_others));
     let registry = tracing_subscriber::registry().with(filter);
     match global.log_format {
         LogFormat::Text => registry

@@ -20,7 +20,7 @@ use crate::args::{Global, LogFormat};
 
 /// Starts logging. Lines of other crates are shown from `warn` on.
 pub fn start(global: &Global) {
-    let level: LevelFilter = global.log_level.parse().unwrap_or(LevelFilter::INFO);
+    let level: LevelFilter = global.level().parse().unwrap_or(LevelFilter::INFO);
     let filter =
         Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("highwater", level);
     let registry = tracing_subscriber::registry().with(filter);

@@ -18,7 +18,7 @@ const JSON_SECONDS: u64 = 1;
 
 /// The observer that fits stderr and the flags.
 pub fn observer(global: &Global) -> Arc<dyn Observer> {
-    let level = Level::of(&global.log_level);
+    let level = Level::of(global.level());
     match global.log_format {
         LogFormat::Json => Arc::new(Lines { is_json: true, level, tables: Mutex::default() }),
         // Text has nothing that is more than information: what failed is said at the end.

@@ -80,15 +80,17 @@ pub struct Remark {
 
 /// Notes and errors of a sync, notes first, nothing twice.
 pub fn remarks(summary: &Summary) -> Vec<Remark> {
-    let mut remarks = Vec::new();
-    for table in summary.destinations.iter().flat_map(|d| &d.tables) {
-        let name = table.table.to_string();
-        remarks.extend(table.notes.iter().map(|note| Remark {
+    let mut remarks: Vec<Remark> = notes(summary)
+        .into_iter()
+        .map(|(note, tables)| Remark {
             is_error: false,
-            text: format!("note: {name}: {note}"),
-            event: Some(json!({ "message": note, "event": "note", "table": name })),
-        }));
-    }
+            text: format!("note: {}: {note}", named(&tables)),
+            event: Some(match tables.as_slice() {
+                [table] => json!({ "message": note, "event": "note", "table": table }),
+                _ => json!({ "message": note, "event": "note", "tables": tables }),
+            }),
+        })
+        .collect();
     for destination in &summary.destinations {
         let name = &destination.destination;
         remarks.extend(destination.error.iter().map(|error| Remark {
@@ -107,10 +109,42 @@ pub fn remarks(summary: &Summary) -> Vec<Remark> {
             }));
         }
     }
-    // A note about a table is the same at every destination.
-    let mut seen = std::collections::BTreeSet::new();
-    remarks.retain(|remark| seen.insert(remark.text.clone()));
     remarks
+}
+
+/// Every note once, in the order of its first table, with the tables that it is about. A note
+/// about a table is the same at every destination.
+fn notes(summary: &Summary) -> Vec<(&str, Vec<String>)> {
+    let mut notes: Vec<(&str, Vec<String>)> = Vec::new();
+    let mut places = std::collections::HashMap::new();
+    let mut seen = std::collections::HashSet::new();
+    for table in summary.destinations.iter().flat_map(|d| &d.tables) {
+        for note in &table.notes {
+            if !seen.insert((&table.table, note)) {
+                continue;
+            }
+            let place = *places.entry(note).or_insert_with(|| {
+                notes.push((note, Vec::new()));
+                notes.len() - 1
+            });
+            notes[place].1.push(table.table.to_string());
+        }
+    }
+    notes
+}
+
+/// A table by its name, and several by their number and the first names.
+fn named(tables: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match tables {
+        [table] => table.clone(),
+        tables if tables.len() <= SHOWN => tables.join(", "),
+        [first @ .., _] => {
+            let more = tables.len() - SHOWN;
+            format!("{} tables: {} and {more} more", tables.len(), first[..SHOWN].join(", "))
+        }
+        [] => String::new(),
+    }
 }
 
 fn reported(place: &str, error: &Reported) -> String {
@@ -177,6 +211,20 @@ mod tests {
     use highwater_core::TableName;
 
     use super::*;
+
+    #[test]
+    fn many_tables_are_named_by_the_first_ones() {
+        let names: Vec<String> = (1..=600).map(|n| format!("t{n}")).collect();
+        for (count, expected) in [
+            (1, "t1"),
+            (2, "t1, t2"),
+            (3, "t1, t2, t3"),
+            (4, "4 tables: t1, t2, t3 and 1 more"),
+            (600, "600 tables: t1, t2, t3 and 597 more"),
+        ] {
+            assert_eq!(named(&names[..count]), expected);
+        }
+    }
 
     #[test]
     fn a_position_is_shown_as_its_value() {

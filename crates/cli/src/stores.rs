@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use highwater_core::{Destination, Error, State, StateStore};
 use highwater_engine::planning::state_key;
+use highwater_engine::state_table::StateRows;
+use highwater_engine::{StateTable, SyncRequest};
 
 use crate::args::{Global, PlaceArgs};
 use crate::config::{Config, endpoints};
@@ -22,10 +24,12 @@ pub struct Store {
     pub syncs: Vec<String>,
     /// Plugins that keep their cursors themselves: the sync, the table, the destination.
     pub plugins: Vec<PluginCursors>,
+    /// The syncs of plugins that have no place for cursors.
+    pub without_cursors: Vec<String>,
 }
 
 /// Where a plugin keeps its cursors.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PluginCursors {
     /// The name of its sync.
     pub sync: String,
@@ -33,6 +37,23 @@ pub struct PluginCursors {
     pub table: String,
     /// The destination that has it.
     pub destination: String,
+    kept: StateTable,
+    request: Arc<SyncRequest>,
+}
+
+impl PluginCursors {
+    /// Where they are, in words.
+    pub fn place(&self) -> String {
+        format!("kept by the plugin as rows of `{}` at `{}`", self.table, self.destination)
+    }
+
+    /// The rows; none where a destination plugin has them.
+    ///
+    /// # Errors
+    /// What the destination says.
+    pub async fn rows(&self) -> Result<StateRows> {
+        Ok(self.kept.rows(&self.request).await?)
+    }
 }
 
 impl Store {
@@ -74,7 +95,9 @@ pub async fn stores(args: &PlaceArgs, global: &Global) -> Result<Vec<Store>> {
         let keeper = jobs::destination(&section).await?;
         let syncs = args.name.iter().cloned().collect();
         let plugins = Vec::new();
-        return Ok(vec![Store { name: section.spec.name, keeper, syncs, plugins }]);
+        let without_cursors = Vec::new();
+        let name = section.spec.name;
+        return Ok(vec![Store { name, keeper, syncs, plugins, without_cursors }]);
     }
     of_config(&inputs::config(&args.to_sync_args())?, &Settings::new(global)).await
 }
@@ -97,17 +120,26 @@ async fn of_config(config: &Config, settings: &Settings) -> Result<Vec<Store>> {
                     keeper: Arc::clone(keeper),
                     syncs: vec![key],
                     plugins: Vec::new(),
+                    without_cursors: Vec::new(),
                 }),
             }
         }
-        let own = section.spec.backend_options.as_ref().filter(|_| section.driver.is_plugin());
-        if let (Some(options), Some(backend)) = (own, backend) {
-            let cursors = PluginCursors {
-                sync: section.spec.name.clone(),
-                table: options.table_name.clone(),
-                destination: backend.spec.name.clone(),
-            };
-            stores.iter_mut().for_each(|store| store.plugins.push(cursors.clone()));
+        let sync = section.spec.name.clone();
+        match (&section.spec.backend_options, backend, &job.request.state_table) {
+            (Some(options), Some(backend), Some(kept)) => {
+                let cursors = PluginCursors {
+                    sync,
+                    table: options.table_name.clone(),
+                    destination: backend.spec.name.clone(),
+                    kept: kept.clone(),
+                    request: Arc::new(job.request.clone()),
+                };
+                stores.iter_mut().for_each(|store| store.plugins.push(cursors.clone()));
+            }
+            _ if section.driver.is_plugin() => {
+                stores.iter_mut().for_each(|store| store.without_cursors.push(sync.clone()));
+            }
+            _ => {}
         }
     }
     Ok(stores)

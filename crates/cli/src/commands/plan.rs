@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{at_job, at_table, lengths};
 use crate::args::{Global, LogFormat, SyncArgs};
 use crate::config::check;
+use crate::config::spec::SourceSpec;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs;
@@ -53,9 +54,10 @@ impl Plan {
             };
             lengths::planned(section, &plans)?;
             let backend = check::backend(&config, section)?.map(|b| b.spec.name.as_str());
+            let own = section.driver.is_plugin().then(|| kept_by_plugin(&section.spec, backend));
             let mut destinations = Vec::new();
             for (target, planned) in job.request.targets.iter().zip(plans) {
-                text.push_str(&words(target, &planned, backend));
+                text.push_str(&words(target, &planned, backend, own.as_deref()));
                 destinations.push(values(target, &planned));
                 for refused in planned.refused {
                     exit = exit.max(Exit::of_error(refused.error.kind()));
@@ -79,15 +81,27 @@ pub fn ddl(destination: &dyn Destination, plan: &TablePlan) -> Vec<String> {
     plan.changes.iter().flat_map(|change| destination.ddl(plan, change)).collect()
 }
 
-fn words(target: &Target, planned: &Planned, backend: Option<&str>) -> String {
-    let plan = &planned.plan;
-    let kept = match backend {
-        Some(backend) if !plan.state_with_data => {
-            format!("at {backend}, in highwater's own tables")
+/// Where a plugin has its cursors.
+fn kept_by_plugin(source: &SourceSpec, backend: Option<&str>) -> String {
+    match (&source.backend_options, backend) {
+        (Some(options), Some(backend)) => {
+            let table = &options.table_name;
+            format!("cursors are kept by the plugin as rows of `{table}` at `{backend}`")
         }
-        _ => "with the rows".to_owned(),
+        _ => "no cursors are kept: the plugin has no `backend_options`".to_owned(),
+    }
+}
+
+fn words(target: &Target, planned: &Planned, backend: Option<&str>, own: Option<&str>) -> String {
+    let plan = &planned.plan;
+    let kept = match (own, backend) {
+        (Some(own), _) => own.to_owned(),
+        (None, Some(backend)) if !plan.state_with_data => {
+            format!("cursors are kept at {backend}, in highwater's own tables")
+        }
+        (None, _) => "cursors are kept with the rows".to_owned(),
     };
-    let mut out = format!("{} → {} (cursors are kept {kept})\n\n", plan.sync, target.name);
+    let mut out = format!("{} → {} ({kept})\n\n", plan.sync, target.name);
     for table in plan.tables.values() {
         let mut lines = vec![("read", read_words(table)), ("write", write_words(table))];
         lines.push(("guarantee", table.guarantee.to_string()));

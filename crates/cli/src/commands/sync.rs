@@ -151,7 +151,7 @@ async fn show(summary: &Summary, job: &Job, global: &Global) -> Result<Exit> {
     for remark in report::remarks(summary) {
         let level = if remark.is_error { Level::Error } else { Level::Info };
         match (global.log_format, remark.event) {
-            _ if level < Level::of(&global.log_level) => {}
+            _ if level < Level::of(global.level()) => {}
             (LogFormat::Text, _) => output::note(&remark.text),
             (LogFormat::Json, Some(event)) => output::log(level.word(), "", event),
             (LogFormat::Json, None) => {}
