@@ -8,10 +8,12 @@
 //! |---|---|
 //! | [`tables`] | the tables that it listed, and whether it keeps to them |
 //! | [`reading`] | the stream: rows, deletions, failures, cursors |
+//! | [`pace`] | how often a cursor is sent on |
 //! | [`container`] | where we are for a plugin in a container |
 //! | [`placeholders`] | `@@plugins.NAME.connection` in its settings |
 
 mod container;
+mod pace;
 mod placeholders;
 mod reading;
 mod tables;
@@ -29,7 +31,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 use tonic::{Code, Status};
 
-use crate::host::{LogCounts, Plugin, PluginSpec, Registry, said};
+use crate::host::{LogCounts, Plugin, PluginSpec, Registry};
 use crate::proto::plugin::{get_tables, init, test_connection};
 use crate::proxy::{Listen, PATIENCE, StateProxy};
 use crate::wire::decode_table;
@@ -138,6 +140,7 @@ impl SourcePlugin {
 
     async fn start(&self) -> Result<Session> {
         let plugin = Plugin::start(&self.config.plugin).await?;
+        plugin.hide(&self.config.spec);
         let proxy = match &self.config.state_table {
             None => None,
             Some(table) => {
@@ -229,7 +232,7 @@ impl SourcePlugin {
     }
 
     async fn no_such_table(&self, plugin: &Plugin, status: &Status) -> Error {
-        let words = said(status.message(), SAID_CHARACTERS);
+        let words = plugin.said(status.message(), SAID_CHARACTERS);
         Error::config(format!("A pattern matches no table of the plugin: {words}"))
             .context("plugin", plugin.name())
             .context("tables", self.config.tables.join(", "))
@@ -288,10 +291,10 @@ impl Source for SourcePlugin {
                 if answer.success {
                     return Ok(());
                 }
-                let words = said(&answer.failure_description, SAID_CHARACTERS);
+                let words = plugin.said(&answer.failure_description, SAID_CHARACTERS);
                 Err(Error::config(format!("The plugin cannot connect: {words}"))
                     .context("plugin", plugin.name())
-                    .context("code", said(&answer.failure_code, SAID_CHARACTERS)))
+                    .context("code", plugin.said(&answer.failure_code, SAID_CHARACTERS)))
             }
             Err(status) if status.code() == Code::Unimplemented => {
                 Err(Error::unsupported("The plugin cannot test its connection")

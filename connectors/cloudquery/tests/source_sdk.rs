@@ -198,15 +198,11 @@ async fn a_python_plugin_that_sends_its_position_in_band_is_committed_on_the_way
     let spec = json!({"flush_every": 10, "checkpoints": true});
     let (run, _) = api.run(spec, &State::default()).await;
     assert!(run.is_complete(), "{run:?}");
-    assert_eq!(
-        run.cursors(),
-        [
-            "events=2026-01-01T00:00:10Z@1",
-            "events=2026-01-01T00:00:20Z@2",
-            "events=2026-01-01T00:00:25Z@3",
-            "-",
-        ]
-    );
+    // The first at once; those that follow soon after it may go as one.
+    let cursors = run.cursors();
+    assert_eq!(cursors[0], "events=2026-01-01T00:00:10Z@1");
+    let last = cursors.iter().rfind(|cursor| *cursor != "-").unwrap();
+    assert_eq!(last, "events=2026-01-01T00:00:25Z@3");
 }
 
 #[tokio::test]

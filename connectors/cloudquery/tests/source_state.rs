@@ -1,12 +1,14 @@
 //! A plugin's cursors: held by the state proxy, and sent on when nothing can be missing.
 
+use std::sync::Arc;
+
 use highwater_cloudquery::host::{Plugin, Registry};
 use highwater_cloudquery::source::SourcePlugin;
 use highwater_core::{Message, Source, State, TableName};
 use serde_json::{Value, json};
 
 use crate::host_docker::docker;
-use crate::reading::{Run, Scripted, incremental_tables, plan, run, run_plan, state};
+use crate::reading::{Run, Scripted, incremental_tables, plan, run, run_plan, run_until, state};
 use crate::scripted::{executable, other_path};
 
 fn rows(table: &str, from: u64, count: u64) -> Value {
@@ -134,7 +136,18 @@ async fn a_cursor_on_the_stream_is_sent_at_its_place() {
     let before = state(json!({"at": {"value": "0", "version": 1}}));
     let (run, _) = run_with(steps, &before).await;
     assert!(run.is_complete());
-    assert_eq!(run.cursors(), ["at=3@2", "at=5@3 x=y@1", "-"]);
+    // The second waits for its time, which comes before the end only where everything is slow.
+    let cursors = run.cursors();
+    assert_eq!(cursors[..2], ["at=3@2", "at=5@3 x=y@1"]);
+    assert!(cursors[2..].iter().all(|cursor| cursor == "-"), "{cursors:?}");
+    let rows_before = rows_before_cursors(&run);
+    assert_eq!(rows_before[0], 3);
+    assert!(rows_before[1] >= 6, "after every row that it covers: {rows_before:?}");
+    assert_eq!(rows_before.last(), Some(&7));
+}
+
+/// How many rows came before each checkpoint.
+fn rows_before_cursors(run: &Run) -> Vec<usize> {
     let mut rows_before = Vec::new();
     let mut count = 0;
     for message in &run.messages {
@@ -144,7 +157,55 @@ async fn a_cursor_on_the_stream_is_sent_at_its_place() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(rows_before, [3, 6, 7]);
+    rows_before
+}
+
+/// Not timed: however long it takes, at most one in two seconds is sent on.
+#[tokio::test]
+async fn many_cursors_on_the_stream_become_few() {
+    let each = |n: u64| [rows("a", n, 1), json!({"checkpoint": {"at": n.to_string()}})];
+    let steps: Vec<Value> = (1..=1000).flat_map(each).collect();
+    let start = std::time::Instant::now();
+    let (run, _) = run_with(Value::Array(steps), &State::default()).await;
+    let most = 3 + start.elapsed().as_secs() / 2;
+    assert!(run.is_complete());
+    let cursors = run.cursors();
+    assert!(cursors.len() as u64 <= most, "{cursors:?}");
+    assert_eq!(cursors[0], "at=1@1", "the first at once");
+    let last = cursors.iter().rfind(|cursor| *cursor != "-").unwrap();
+    assert_eq!(last, "at=1000@1000");
+    assert_eq!(run.values("a", "id").len(), 1000);
+}
+
+/// A plugin that is silent for long, for its system lets it wait, has its position committed.
+#[tokio::test]
+async fn a_cursor_that_waits_is_sent_while_the_plugin_is_silent() {
+    let steps = json!([
+        rows("a", 1, 1), {"checkpoint": {"at": "1"}}, rows("a", 2, 1), {"checkpoint": {"at": "2"}},
+        rows("a", 3, 1), {"hang": true},
+    ]);
+    let script = Scripted::new(incremental_tables(), steps);
+    let source = SourcePlugin::new(script.with_state());
+    let plan = plan(&source).await;
+    let stop = Arc::default();
+    let is_second = |message: &Message| match message {
+        Message::Checkpoint(at) => at.cursors.values().any(|at| at.0["rows"]["at"]["value"] == "2"),
+        _ => false,
+    };
+    let run = run_until(&source, &plan, &State::default(), &stop, is_second).await;
+    assert_eq!(run.cursors(), ["at=1@1", "at=2@2"]);
+    assert!(rows_before_cursors(&run)[1] >= 2);
+}
+
+#[tokio::test]
+async fn a_cursor_that_waits_takes_none_along_that_came_after_a_failure() {
+    let steps = json!([
+        rows("a", 1, 1), {"checkpoint": {"at": "1"}}, {"checkpoint": {"at": "2"}},
+        {"error": "child"}, rows("a", 2, 1), {"checkpoint": {"at": "3"}},
+    ]);
+    let cursors = cursors(steps).await;
+    assert_eq!(cursors[0], "at=1@1");
+    assert!(cursors[1..].iter().all(|cursor| cursor == "at=2@2"), "{cursors:?}");
 }
 
 #[tokio::test]

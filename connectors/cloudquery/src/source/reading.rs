@@ -20,9 +20,9 @@ use highwater_core::{
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::pace::Pace;
 use super::tables::Listed;
 use super::{SAID_CHARACTERS, Session, SourcePlugin};
-use crate::host::said;
 use crate::proto::plugin::sync;
 use crate::proto::plugin::sync::response::Message;
 use crate::proxy::{StateRows, received};
@@ -48,6 +48,8 @@ pub(super) struct Reading<'a> {
     lanes: HashMap<TableName, Lane>,
     /// The tables of which it was said that they failed.
     told: BTreeSet<TableName>,
+    /// The cursors that came on the stream and were not sent on yet.
+    pace: Pace,
     /// The first reason why no cursor may move.
     doubt: Option<String>,
 }
@@ -81,6 +83,7 @@ impl<'a> Reading<'a> {
             coalescer: Coalescer::default(),
             lanes: HashMap::new(),
             told: BTreeSet::new(),
+            pace: Pace::default(),
             doubt: None,
         }
     }
@@ -111,6 +114,9 @@ impl<'a> Reading<'a> {
                     idle += 1;
                     if idle == IDLE_LOOKS {
                         self.flush().await?;
+                    }
+                    if idle >= IDLE_LOOKS {
+                        self.move_on().await?;
                     }
                     continue;
                 }
@@ -149,7 +155,7 @@ impl<'a> Reading<'a> {
             Some(Message::MigrateTable(migrate)) => self.announced(&migrate.table).await,
             Some(Message::DeleteRecord(delete)) => self.delete(&delete).await,
             Some(Message::Error(error)) => {
-                let words = said(&error.error, SAID_CHARACTERS);
+                let words = self.session.plugin.said(&error.error, SAID_CHARACTERS);
                 let name = Some(error.table_name).filter(|name| !name.is_empty());
                 let table = TableName::new(name.unwrap_or_else(|| NO_NAME.to_owned()));
                 let error = Error::data(format!("The plugin could not read a table: {words}"));
@@ -292,14 +298,23 @@ impl<'a> Reading<'a> {
         let rows = rows.map_err(|e| e.context("plugin", self.session.plugin.name()))?;
         let changed = proxy.server.hold(rows);
         crash::at(CrashPoint::PluginFlushed);
-        if self.doubt.is_some() || changed.rows.is_empty() {
+        if self.doubt.is_none() {
+            self.pace.add(changed);
+        }
+        self.move_on().await
+    }
+
+    /// Sends on the cursors that came on the stream, if it is time. Only where the plugin sends
+    /// one or is silent: elsewhere the commit could part rows from what they take the place of.
+    async fn move_on(&mut self) -> Result<()> {
+        let Some(proxy) = &self.session.proxy else { return Ok(()) };
+        if self.doubt.is_some() {
             return Ok(());
         }
+        let Some(rows) = self.pace.due() else { return Ok(()) };
         self.flush().await?;
-        self.output.checkpoint(cursor(&changed)?).await?;
-        if let Some(proxy) = &self.session.proxy {
-            proxy.server.settle(&changed);
-        }
+        self.output.checkpoint(cursor(&rows)?).await?;
+        proxy.server.settle(&rows);
         Ok(())
     }
 
