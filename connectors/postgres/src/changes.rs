@@ -60,6 +60,11 @@ pub(crate) async fn with_schema(session: &Session, name: &TableName) -> Result<T
     Ok(TableName::in_namespace(schema, &name.name))
 }
 
+/// The lock for schemas and types: number of an advisory lock.
+const MAKING_LOCK: i64 = 0x6877_6d61_6b69_6e67;
+/// The savepoint before that lock: going back to it gives the lock back.
+const MAKING: &str = "highwater_making";
+
 /// A lock for the changes of one table: number of an advisory lock.
 fn lock_key(name: &TableName) -> i64 {
     xxh3_64(format!("highwater table {name}").as_bytes()).cast_signed()
@@ -139,11 +144,15 @@ pub(crate) async fn apply(
             || recreates && recreated.contains(plan, table, there.as_ref());
         let statements = if made { Vec::new() } else { statements(table, change)? };
         for statement in statements {
-            if is_schema_made(session, table, &statement).await? {
-                continue;
+            let done = match &table.target.name.namespace {
+                Some(schema) if statement == create_schema(schema) => make_schema(session, schema)
+                    .await
+                    .map_err(|e| e.context("table", &table.target.name))?,
+                _ => run(session, table, &statement).await.map(|()| true)?,
+            };
+            if done {
+                ran.push(statement);
             }
-            run(session, table, &statement).await?;
-            ran.push(statement);
         }
         if recreates && !made {
             recreated.remember(session, plan, table).await?;
@@ -253,29 +262,56 @@ async fn run(session: &Session, plan: &TablePlan, statement: &str) -> Result<()>
 }
 
 /// Creates the schema, if it does not exist: `IF NOT EXISTS` asks for the right to create one also
-/// where there is nothing to create.
+/// where there is nothing to create, and fails where another session is about to create it.
+/// Returns whether there was none.
 ///
 /// # Errors
 /// As the server's.
-pub(crate) async fn make_schema(session: &Session, schema: &str) -> Result<()> {
+pub(crate) async fn make_schema(session: &Session, schema: &str) -> Result<bool> {
     if has_schema(session, schema).await? {
-        return Ok(());
+        return Ok(false);
     }
-    session.run("create the schema", &create_schema(schema)).await
+    begin_making(session).await?;
+    let is_made = has_schema(session, schema).await?;
+    if !is_made {
+        session.run("create the schema", &create_schema(schema)).await?;
+    }
+    end_making(session, !is_made).await?;
+    Ok(!is_made)
+}
+
+/// Whether the schema of the table is there or can be made now, without waiting for another writer.
+pub(crate) async fn try_schema(session: &Session, name: &TableName) -> Result<bool> {
+    let Some(schema) = &name.namespace else { return Ok(true) };
+    if has_schema(session, schema).await? {
+        return Ok(true);
+    }
+    let statement = format!("SELECT pg_catalog.pg_try_advisory_xact_lock({MAKING_LOCK})");
+    let rows = catalog::rows(session, &statement, &[]).await?;
+    rows.first().map_or(Ok(false), |row| get(row, 0))
+}
+
+/// Waits for the right to make what tables share: a schema, a type. One right for all of them, so
+/// that no two writers wait for each other. What it is for may be there when this returns.
+async fn begin_making(session: &Session) -> Result<()> {
+    let statements = format!(
+        "SAVEPOINT {MAKING}; SET LOCAL lock_timeout = 0; \
+         SELECT pg_catalog.pg_advisory_xact_lock({MAKING_LOCK}); SET LOCAL lock_timeout = '60s'"
+    );
+    session.run("wait for another writer of the schema", &statements).await
+}
+
+/// Keeps the right until the transaction ends, because something was made that others cannot see
+/// before; or gives it back, so that those who found everything made do not wait for each other.
+async fn end_making(session: &Session, made: bool) -> Result<()> {
+    let back = if made { String::new() } else { format!("ROLLBACK TO SAVEPOINT {MAKING}; ") };
+    session.run("make the schema", &format!("{back}RELEASE SAVEPOINT {MAKING}")).await
 }
 
 async fn has_schema(session: &Session, schema: &str) -> Result<bool> {
     let statement = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)";
     let rows = catalog::rows(session, statement, &[(&schema, Type::TEXT)]).await?;
     rows.first().map_or(Ok(false), |row| get(row, 0))
-}
-
-/// Whether the statement creates a schema that exists.
-async fn is_schema_made(session: &Session, plan: &TablePlan, statement: &str) -> Result<bool> {
-    match &plan.target.name.namespace {
-        Some(schema) if *statement == create_schema(schema) => has_schema(session, schema).await,
-        _ => Ok(false),
-    }
 }
 
 /// # Errors
@@ -343,12 +379,18 @@ pub(crate) async fn create_types(
         if labels(session, name_of(&definition)).await?.is_some() {
             continue;
         }
+        begin_making(session).await?;
+        if labels(session, name_of(&definition)).await?.is_some() {
+            end_making(session, false).await?;
+            continue;
+        }
         let schema = schema_of_type(name_of(&definition));
         let schema = schema.map(|schema| format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
         for statement in schema.into_iter().chain(create_type(&definition)) {
             execute(session, &column, &statement).await?;
             ran.push(statement);
         }
+        end_making(session, true).await?;
     }
     Ok(())
 }

@@ -237,6 +237,10 @@ impl PostgresWriter {
         if !creates || !changes::try_lock(session, &table.target.name).await? {
             return Ok(None);
         }
+        // The same of one that makes the schema.
+        if !changes::try_schema(session, &table.target.name).await? {
+            return Ok(None);
+        }
         changes::create_without_key(session, table, &table.target.name).await?;
         Ok(Some((into, Way::New)))
     }

@@ -273,3 +273,53 @@ async fn a_trigger_that_leaves_rows_out_is_noticed() {
     assert!(error.message().contains("another number of rows"), "{error}");
     assert_eq!(to.value("SELECT count(*) FROM t").as_deref(), Some("2"));
 }
+
+/// Many syncs at once into a schema, and with a type, that none of them has found.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_that_make_the_same_schema_at_once_do_not_meet() {
+    let (from, to) = (database(), database());
+    from.execute("CREATE SCHEMA kinds; CREATE TYPE kinds.mood AS ENUM ('ok');");
+    for n in 0..8 {
+        from.execute(&format!(
+            "CREATE TABLE t{n} (id int PRIMARY KEY, m kinds.mood); INSERT INTO t{n} VALUES (1, 'ok')"
+        ));
+    }
+    let source = source(from.url()).await;
+    let mut readings = Vec::new();
+    for n in 0..8 {
+        let table = table(source.as_ref(), &format!("t{n}")).await;
+        let (job, state) = (Job::reading(table.clone()), State::default());
+        readings.push((table, harness::read(source.as_ref(), &job, &state).await.unwrap()));
+    }
+    for (round, write_mode) in [
+        WriteMode::Append,
+        WriteMode::Overwrite,
+        WriteMode::Replace,
+        WriteMode::Append,
+        WriteMode::Overwrite,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        to.execute("DROP SCHEMA IF EXISTS kinds CASCADE");
+        let schema = format!("new_{round}");
+        let mut writers = tokio::task::JoinSet::new();
+        for (table, reading) in &readings {
+            let changes: Vec<_> = reading.upserts().iter().map(upsert).collect();
+            let spec = json!({"connection_string": to.url(), "schema": schema});
+            let mut job = Job::new(table.clone(), write_mode);
+            job.sync = format!("{round} {}", table.name);
+            writers.spawn(async move {
+                let destination = PostgresConnector.destination(spec).await.unwrap();
+                sync_at(destination, &job, &changes).await.map(drop)
+            });
+        }
+        while let Some(written) = writers.join_next().await {
+            written.unwrap().unwrap_or_else(|e| panic!("{write_mode}: {}", e.full_message()));
+        }
+        for n in 0..8 {
+            let rows = to.value(&format!("SELECT count(*) FROM {schema}.t{n}"));
+            assert_eq!(rows.as_deref(), Some("1"), "{write_mode}");
+        }
+    }
+}
