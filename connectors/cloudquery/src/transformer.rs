@@ -92,6 +92,7 @@ impl TransformerPlugin {
 
     async fn start(&self) -> Result<Plugin> {
         let plugin = Plugin::start(&self.config.plugin).await?;
+        plugin.hide(&self.config.spec);
         let spec = match &self.config.spec {
             Value::Null => "{}".to_owned(),
             spec => spec.to_string(),

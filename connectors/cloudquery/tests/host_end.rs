@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use highwater_cloudquery::destination::{DestinationConfig, DestinationPlugin};
 use highwater_cloudquery::host::Plugin;
-use highwater_cloudquery::proto::plugin::get_name;
-use highwater_core::ErrorKind;
+use highwater_cloudquery::proto::plugin::{get_name, init};
+use highwater_cloudquery::source::{SourceConfig, SourcePlugin};
+use highwater_cloudquery::transformer::{TransformerConfig, TransformerPlugin};
+use highwater_core::{ErrorKind, Source, Table, TableName, Transformer};
+use serde_json::json;
 
 use crate::scripted::{eventually, is_alive, spec};
 
@@ -104,6 +108,45 @@ async fn a_status_of_a_living_plugin_is_passed_on_without_passwords() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.message().ends_with("at postgres://me:***@host/db"), "{error}");
         plugin.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secrets_of_the_settings_are_in_no_error() {
+    let settings = json!({"password": "swordfish", "api_key": "k"});
+    let mut errors = Vec::new();
+
+    let plugin = Plugin::start(&spec("leak die=3")).await.unwrap();
+    plugin.hide(&settings);
+    let init = init::Request { spec: settings.to_string().into(), ..Default::default() };
+    let status = plugin.client().init(init).await.unwrap_err();
+    errors.push(plugin.explain(status));
+    let (counts, last) = plugin.logs_now().await;
+    assert_eq!((counts.errors, last.as_deref()), (1, Some("*** is wrong")));
+    let status = plugin.client().get_name(get_name::Request {}).await.unwrap_err();
+    let dead = plugin.explain(status);
+    assert!(dead.message().contains("exit code 3"), "{dead}");
+    errors.push(plugin.stop().await.unwrap_err());
+    let lines = errors[1].context_value("its last lines").unwrap();
+    assert!(lines.starts_with("*** is wrong | as text: {"), "{lines}");
+    errors.push(dead);
+
+    let source = SourceConfig::new(spec("leak"), settings.clone());
+    errors.push(SourcePlugin::new(source).discover(None).await.unwrap_err());
+    let destination = DestinationConfig::new(spec("leak"), settings.clone(), "this-run");
+    let destination = DestinationPlugin::new(destination);
+    errors.push(destination.connection().await.unwrap_err());
+    let transformer = TransformerPlugin::new(TransformerConfig {
+        plugin: spec("leak"),
+        spec: settings,
+        invocation_id: "this-run".to_owned(),
+    });
+    errors.push(transformer.table(&Table::new(TableName::new("a"), Vec::new())).await.unwrap_err());
+
+    for error in errors {
+        let text = format!("{error} {error:?} {}", error.full_message());
+        assert!(!text.contains("swordfish") && !text.contains("\"k\""), "{text}");
+        assert!(text.contains("***") || text.contains("exit code 3"), "{text}");
     }
 }
 

@@ -11,7 +11,7 @@
 //! | `source=FILE` | [`source`] | what it sends |
 //! | `transformer` and what is listed there | [`transformer`] | what rows become |
 //! | `noise`, `levels` | [`noise`] | what it logs |
-//! | `die=CODE`, `status=CODE`, `size=BYTES` | [`plugin`] | what its calls do |
+//! | `die=CODE`, `status=CODE`, `leak`, `size=BYTES` | [`plugin`] | what its calls do |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,7 +1,7 @@
 //! Its calls. All that no word of the script asks for is unimplemented.
 //!
 //! `die=CODE`: the process ends in the middle of `GetName`. `status=CODE`: `GetName` answers with
-//! this gRPC status. `size=BYTES`: `GetName` answers with so many. `GetVersion` answers with the arguments of the process.
+//! this gRPC status. `leak`: `Init` fails, and tells and logs the password of the settings. `size=BYTES`: `GetName` answers with so many. `GetVersion` answers with the arguments of the process.
 
 use std::pin::Pin;
 
@@ -78,6 +78,13 @@ impl Plugin for Scripted {
     }
 
     async fn init(&self, request: Request<init::Request>) -> Answer<init::Response> {
+        if self.script.has("leak") {
+            let spec: serde_json::Value = serde_json::from_slice(&request.get_ref().spec).unwrap();
+            let password = spec["password"].as_str().unwrap();
+            println!(r#"{{"level":"error","message":"{password} is wrong","token":"t0ken"}}"#);
+            println!("as text: {spec}");
+            return Err(Status::internal(format!("no entry with {password}: {spec}")));
+        }
         if let Some(destination) = &self.destination {
             destination.init(request.get_ref());
         } else if let Some(source) = &self.source {

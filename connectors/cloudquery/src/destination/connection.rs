@@ -72,6 +72,7 @@ impl Connection {
             };
         }
         let plugin = Arc::new(Plugin::start(&self.config.plugin).await?);
+        plugin.hide(&self.config.spec);
         live.plugin = Some(Arc::clone(&plugin));
         Ok(plugin)
     }
@@ -103,10 +104,10 @@ impl Connection {
         if answer.success {
             return Ok(());
         }
-        let words = crate::host::said(&answer.failure_description, 500);
+        let words = plugin.said(&answer.failure_description, 500);
         Err(Error::config(format!("The plugin cannot connect: {words}"))
             .context("plugin", plugin.name())
-            .context("code", crate::host::said(&answer.failure_code, 100)))
+            .context("code", plugin.said(&answer.failure_code, 100)))
     }
 
     /// The right to be the only one that reads.

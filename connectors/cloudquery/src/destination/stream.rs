@@ -142,10 +142,10 @@ fn swallowed(plugin: &Plugin, errors: u64, last: Option<String>) -> Error {
 /// What the answer itself complains of.
 fn refusal(plugin: &Plugin, answer: &write::Response) -> Option<Error> {
     let error = if !answer.failed_tables.is_empty() {
-        let tables = crate::host::said(&answer.failed_tables.join(", "), 500);
+        let tables = plugin.said(&answer.failed_tables.join(", "), 500);
         Error::data("The plugin could not write rows of some tables").context("tables", tables)
     } else if !answer.flush_error.is_empty() {
-        let words = crate::host::said(&answer.flush_error, 500);
+        let words = plugin.said(&answer.flush_error, 500);
         Error::data(format!("The plugin could not write all rows: {words}"))
     } else {
         return None;

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::sleep;
 
+use super::hidden::Hidden;
 use super::words::said;
 
 /// A longer line is cut.
@@ -45,6 +46,7 @@ pub(super) struct LogBook {
     plugin: String,
     errors: AtomicU64,
     warnings: AtomicU64,
+    hidden: Hidden,
     last: Mutex<VecDeque<String>>,
     last_error: Mutex<Option<String>>,
     /// Held while bytes are between a pipe and the book.
@@ -74,6 +76,11 @@ impl LogBook {
         let mut book = Self::default();
         plugin.clone_into(&mut book.plugin);
         book
+    }
+
+    /// What its lines must not show.
+    pub(super) fn hidden(&self) -> &Hidden {
+        &self.hidden
     }
 
     pub(super) fn counts(&self) -> LogCounts {
@@ -126,11 +133,11 @@ impl LogBook {
     fn line(&self, line: &[u8], overlong: bool) {
         let text = String::from_utf8_lossy(line);
         let (level, message, fields) = match serde_json::from_str::<Map<String, Value>>(&text) {
-            Ok(object) => structured(object),
+            Ok(object) => self.structured(object),
             Err(_) => (Level::Info, text.into_owned(), String::new()),
         };
         let limit = if overlong { CUT_CHARACTERS } else { LINE_BYTES };
-        let (message, fields) = (said(&message, limit), said(&fields, limit));
+        let (message, fields) = (said(&self.hidden.mask(&message), limit), said(&fields, limit));
         if message.is_empty() && fields.is_empty() {
             return;
         }
@@ -146,8 +153,38 @@ impl LogBook {
         }
     }
 
+    /// Level, message and the other fields of a JSON line. The SDKs name them differently.
+    fn structured(&self, mut object: Map<String, Value>) -> (Level, String, String) {
+        let mut take = |keys: [&str; 2]| {
+            keys.iter().find_map(|key| match object.get(*key) {
+                Some(Value::String(_)) => object.remove(*key).and_then(|v| match v {
+                    Value::String(text) => Some(text),
+                    _ => None,
+                }),
+                _ => None,
+            })
+        };
+        let level =
+            match take(["level", "severity"]).unwrap_or_default().to_ascii_lowercase().as_str() {
+                "trace" | "silly" => Level::Trace,
+                "debug" | "verbose" => Level::Debug,
+                "warn" | "warning" => Level::Warn,
+                "error" | "fatal" | "panic" | "critical" => Level::Error,
+                _ => Level::Info,
+            };
+        let message = take(["message", "event"]).unwrap_or_default();
+        // Some say the same twice, under a name of their own.
+        object.retain(|_, value| message.is_empty() || value.as_str() != Some(&message));
+        let fields = match self.hidden.mask_value(Value::Object(object)) {
+            Value::Object(object) if object.is_empty() => String::new(),
+            fields => fields.to_string(),
+        };
+        (level, message, fields)
+    }
+
     fn pass_on(&self, Line { level, message, fields }: &Line) {
         let plugin = self.plugin.as_str();
+        let fields = shown(fields);
         match level {
             Level::Trace => tracing::trace!(target: "plugin", plugin, fields, "{message}"),
             Level::Debug => tracing::debug!(target: "plugin", plugin, fields, "{message}"),
@@ -178,33 +215,15 @@ impl Drop for LogBook {
     fn drop(&mut self) {
         let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         for Line { message, fields, .. } in held.into_iter().flatten() {
+            let fields = shown(&fields);
             tracing::debug!(target: "plugin", plugin = self.plugin, fields, "{message}");
         }
     }
 }
 
-/// Level, message and the other fields of a JSON line. The SDKs name them differently.
-fn structured(mut object: Map<String, Value>) -> (Level, String, String) {
-    let mut take = |keys: [&str; 2]| {
-        keys.iter().find_map(|key| match object.get(*key) {
-            Some(Value::String(_)) => object.remove(*key).and_then(|v| match v {
-                Value::String(text) => Some(text),
-                _ => None,
-            }),
-            _ => None,
-        })
-    };
-    let level = match take(["level", "severity"]).unwrap_or_default().to_ascii_lowercase().as_str()
-    {
-        "trace" | "silly" => Level::Trace,
-        "debug" | "verbose" => Level::Debug,
-        "warn" | "warning" => Level::Warn,
-        "error" | "fatal" | "panic" | "critical" => Level::Error,
-        _ => Level::Info,
-    };
-    let message = take(["message", "event"]).unwrap_or_default();
-    let fields = if object.is_empty() { String::new() } else { Value::Object(object).to_string() };
-    (level, message, fields)
+/// Fields as a log shows them: not at all if there are none.
+fn shown(fields: &str) -> Option<&str> {
+    Some(fields).filter(|fields| !fields.is_empty())
 }
 
 /// Reads lines until the other end closes, and enters them in the book.
@@ -264,7 +283,7 @@ impl Lines {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
@@ -332,7 +351,7 @@ mod tests {
 
     /// Keeps what is logged: target, level and all fields.
     #[derive(Clone, Default)]
-    struct Seen(std::sync::Arc<Mutex<Vec<String>>>);
+    pub(crate) struct Seen(pub(crate) std::sync::Arc<Mutex<Vec<String>>>);
 
     impl tracing::field::Visit for Seen {
         fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
@@ -362,19 +381,27 @@ mod tests {
     #[test]
     fn lines_are_passed_on_with_level_and_plugin_and_without_passwords() {
         let seen = Seen::default();
-        tracing::subscriber::with_default(seen.clone(), || {
+        let last = tracing::subscriber::with_default(seen.clone(), || {
             let book = LogBook::new("p");
             book.line(br#"{"level":"warn","message":"at x://a:pw@h","rows":3}"#, false);
             book.line(b"plain", false);
+            book.hidden().add(&serde_json::json!({"password": "swordfish"}));
+            book.line(br#"{"message":"m","error":"m","api_key":"k"}"#, false);
+            book.line(b"dial swordfish, token=abc", false);
             book.hold();
             book.line(br#"{"level":"error","message":"given up"}"#, false);
+            book.last_lines()
         });
         let seen = seen.0.lock().unwrap().join("\n");
         assert_eq!(
             seen,
             "plugin WARN message=at x://a:***@h plugin=\"p\" fields=\"{\\\"rows\\\":3}\"\n\
-             plugin INFO message=plain plugin=\"p\" fields=\"\"\n\
-             plugin DEBUG message=given up plugin=\"p\" fields=\"\""
+             plugin INFO message=plain plugin=\"p\"\n\
+             plugin INFO message=m plugin=\"p\" \
+             fields=\"{\\\"api_key\\\":\\\"***\\\"}\"\n\
+             plugin INFO message=dial ***, token=*** plugin=\"p\"\n\
+             plugin DEBUG message=given up plugin=\"p\""
         );
+        assert!(last.ends_with("m | dial ***, token=*** | given up"), "{last}");
     }
 }

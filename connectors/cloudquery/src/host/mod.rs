@@ -8,11 +8,13 @@
 //! | [`download`] | a program from CloudQuery's hub, kept in `.cq` |
 //! | [`process`] | the process: its group, its end, its guard |
 //! | [`logs`] | its lines |
+//! | [`hidden`] | the secrets in them |
 //! | [`ready`] | the connection and the version of the protocol |
 //! | [`words`] | what it says, fit for errors |
 
 mod docker;
 mod download;
+mod hidden;
 mod local;
 mod logs;
 mod process;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use highwater_core::secret::Secret;
 use highwater_core::{Error, Result};
+use serde_json::Value;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -199,6 +202,17 @@ impl Plugin {
         &self.name
     }
 
+    /// Hides the secrets of its settings in everything that it says from now on; called before it
+    /// gets them.
+    pub fn hide(&self, spec: &Value) {
+        self.book.hidden().add(spec);
+    }
+
+    /// Its words, made fit for an error: as [`said`], and without the secrets of its settings.
+    pub fn said(&self, text: &str, limit: usize) -> String {
+        said(&self.book.hidden().mask(text), limit)
+    }
+
     /// A client for its calls. Clients are cheap and share one connection.
     pub fn client(&self) -> PluginClient<Channel> {
         PluginClient::new(self.channel.clone())
@@ -246,7 +260,7 @@ impl Plugin {
         };
         match died {
             Some(error) => error,
-            None => words::status_error(&self.name, &status),
+            None => words::status_error(&self.name, &status, |text| self.book.hidden().mask(text)),
         }
     }
 

@@ -84,7 +84,7 @@ pub(super) async fn connect(name: &str, endpoint: &Endpoint) -> Result<Channel, 
         if is_broken_connection(&status) {
             silent(chain(&status))
         } else {
-            NotReady::Refused(status_error(name, &status))
+            NotReady::Refused(status_error(name, &status, str::to_owned))
         }
     })?;
     if versions.contains(&VERSION) {
@@ -107,8 +107,12 @@ fn no_grpc(name: &str) -> Error {
 
 /// Runs the start of plugin `name`, and says once that it takes long.
 pub(super) async fn patiently<T>(name: &str, start: impl Future<Output = T>) -> T {
+    mentioned(name, MENTION, start).await
+}
+
+async fn mentioned<T>(name: &str, after: Duration, start: impl Future<Output = T>) -> T {
     let mut start = std::pin::pin!(start);
-    if let Ok(outcome) = timeout(MENTION, &mut start).await {
+    if let Ok(outcome) = timeout(after, &mut start).await {
         return outcome;
     }
     tracing::warn!(plugin = name, "waiting for the plugin to answer");
@@ -156,4 +160,38 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     super::words::said(&words, 300)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::logs::tests::Seen;
+    use super::*;
+
+    #[test]
+    fn a_start_that_takes_long_is_mentioned_once() {
+        let seen = Seen::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        tracing::subscriber::with_default(seen.clone(), || {
+            let short = mentioned("short", Duration::from_secs(100), async { 1 });
+            assert_eq!(runtime.block_on(short), 1);
+            let (_sender, receiver) = tokio::sync::oneshot::channel::<()>();
+            let long = async {
+                let _ = timeout(Duration::from_millis(20), receiver).await;
+                2
+            };
+            assert_eq!(runtime.block_on(mentioned("long", Duration::ZERO, long)), 2);
+        });
+        assert_eq!(
+            *seen.0.lock().unwrap(),
+            ["highwater_cloudquery::host::ready WARN message=waiting for the plugin to answer \
+              plugin=\"long\""]
+        );
+    }
+
+    #[test]
+    fn only_what_is_no_http2_is_no_grpc() {
+        assert!(is_no_grpc("transport error: http2 error: frame with invalid size"));
+        assert!(!is_no_grpc("transport error: connection refused"));
+    }
 }

@@ -6,19 +6,23 @@ use highwater_core::secret::redact_url;
 use highwater_core::{Error, ErrorKind};
 use tonic::{Code, Status};
 
+use super::hidden::without_named;
+
 /// How much of a plugin's own message an error shows, in characters.
 const MESSAGE_CHARACTERS: usize = 500;
 
-/// `text` on one line, without the passwords of URLs, cut at `limit` characters.
+/// `text` on one line, without the passwords of URLs and what else is named as a secret, cut at
+/// `limit` characters.
 pub fn said(text: &str, limit: usize) -> String {
     // Secrets go before the cut: a URL cut before its `@` would not be known as one.
+    let text = without_named(text);
     let mut out = String::with_capacity(text.len().min(4 * limit));
     for word in text.split_inclusive(char::is_whitespace) {
         let (bare, space) = match word.char_indices().next_back() {
             Some((at, last)) if last.is_whitespace() => (&word[..at], " "),
             _ => (word, ""),
         };
-        out.push_str(&without_password(bare));
+        out.push_str(&redact_url(bare));
         out.push_str(space);
     }
     let clean: String = out.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -29,25 +33,14 @@ pub fn said(text: &str, limit: usize) -> String {
     }
 }
 
-fn without_password(word: &str) -> String {
-    const KEY: &str = "password=";
-    if word.contains("://") {
-        return redact_url(word);
-    }
-    match word.to_ascii_lowercase().find(KEY) {
-        Some(at) => format!("{}***", &word[..at + KEY.len()]),
-        None => word.to_owned(),
-    }
-}
-
 /// Whether the status was made on our side because the connection broke, or says so.
 pub(super) fn is_broken_connection(status: &Status) -> bool {
     status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
-/// What a status of plugin `name` means to highwater.
-pub(super) fn status_error(name: &str, status: &Status) -> Error {
-    let words = said(status.message(), MESSAGE_CHARACTERS);
+/// What a status of plugin `name` means to highwater; `mask` hides what is known to be secret.
+pub(super) fn status_error(name: &str, status: &Status, mask: impl Fn(&str) -> String) -> Error {
+    let words = said(&mask(status.message()), MESSAGE_CHARACTERS);
     let error = match status.code() {
         // Our own limit answers with OutOfRange, a peer's with ResourceExhausted.
         Code::ResourceExhausted | Code::OutOfRange => Error::data(format!(
@@ -100,12 +93,12 @@ mod tests {
             (Code::Internal, Internal),
             (Code::Unknown, Internal),
         ] {
-            let error = status_error("p", &Status::new(code, "no"));
+            let error = status_error("p", &Status::new(code, "no"), str::to_owned);
             assert_eq!(error.kind(), kind, "{code:?}");
             assert_eq!(error.context_value("plugin"), Some("p"));
             assert!(error.message().ends_with(": no"), "{error}");
         }
-        let long = status_error("p", &Status::internal("x".repeat(5000)));
+        let long = status_error("p", &Status::internal("x".repeat(5000)), str::to_owned);
         assert!(long.message().chars().count() < 550);
     }
 }
