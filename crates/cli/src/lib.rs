@@ -14,6 +14,7 @@ mod inputs;
 pub mod jobs;
 mod json_schema;
 pub mod logging;
+pub mod not_here;
 pub mod output;
 pub mod plugin_log;
 pub mod plugins;

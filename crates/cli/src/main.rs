@@ -9,7 +9,7 @@ use clap::Parser;
 use highwater_cli::args::{Cli, Command, LogFormat};
 use highwater_cli::config::endpoints;
 use highwater_cli::exit::Exit;
-use highwater_cli::{commands, logging, output, plugin_log, registry, stop};
+use highwater_cli::{commands, logging, not_here, output, plugin_log, registry, stop};
 
 fn main() -> ExitCode {
     end_on_defects();
@@ -47,10 +47,15 @@ fn parsed() -> Cli {
         Ok(cli) => return cli,
         Err(error) => error,
     };
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(error) = not_here::refusal(&error, &given) {
+        output::failure(&error.into(), false);
+        std::process::exit(i32::from(Exit::Usage.code()));
+    }
     let message = error.render().to_string();
     let mut shown = message.clone();
-    for argument in std::env::args().skip(1).filter(|a| endpoints::may_hold_secret(a)) {
-        shown = shown.replace(&argument, "***");
+    for argument in given.iter().filter(|a| endpoints::may_hold_secret(a)) {
+        shown = shown.replace(argument, "***");
     }
     if shown == message {
         error.exit();

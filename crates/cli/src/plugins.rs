@@ -12,6 +12,9 @@ use crate::config::Section;
 use crate::config::driver::Driver;
 use crate::config::spec::{Document, SourceSpec};
 
+/// What may stand in `{{…}}` in a `sync_group_id`.
+pub const GROUP_PLACEHOLDERS: [&str; 6] = ["SYNC_ID", "YEAR", "MONTH", "DAY", "HOUR", "MINUTE"];
+
 /// What the command line says that plugins have to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -41,7 +44,7 @@ impl Settings {
         Self {
             cq_dir: global.cq_dir.clone(),
             license: global.license.clone(),
-            log_level: global.log_level.clone(),
+            log_level: global.level().to_owned(),
             invocation_id: global.invocation_id.unwrap_or_else(Uuid::new_v4),
             now: Instant::now(),
             may_migrate: true,

@@ -64,9 +64,15 @@ impl Files {
 
 fn open(path: &Path, what: &str) -> Result<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let made = folder.map_or(Ok(()), std::fs::create_dir_all);
-    let open = || std::fs::OpenOptions::new().create(true).append(true).open(path);
-    made.and_then(|()| open()).map_err(|error| {
+    // A folder is not made: a misspelt path must not hide what was written.
+    if let Some(missing) = folder.filter(|folder| !folder.is_dir()) {
+        let folder = missing.display().to_string();
+        return Err(Error::config(format!("The folder of the {what} file does not exist"))
+            .context("file", path.display())
+            .hint(format!("mkdir -p {}", crate::hints::quoted(&folder)))
+            .into());
+    }
+    std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
         Error::config(format!("The {what} file cannot be written"))
             .context("file", path.display())
             .caused_by(error)
@@ -111,7 +117,9 @@ pub fn lines<'a>(
     let line = |done: &'a DestinationSummary| {
         let section = config.destination(&done.destination)?;
         let logged = job.plugins.destination_logs(&done.destination);
-        let failed = done.tables.iter().filter(|t| t.error.is_some()).count() as u64;
+        let errors = done.tables.iter().filter_map(|table| table.error.as_ref());
+        let (unread, unwritten): (Vec<_>, Vec<_>) = errors.partition(|error| error.from_source);
+        let (unread, unwritten) = (unread.len() as u64, unwritten.len() as u64);
         Some(Line {
             settings,
             source: &source.spec,
@@ -119,9 +127,9 @@ pub fn lines<'a>(
             summary,
             done,
             // Plugins of CloudQuery's SDKs log the errors that they report.
-            source_errors: of_source.errors.max(reported),
+            source_errors: of_source.errors.max(reported).max(unread),
             source_warnings: of_source.warnings,
-            destination_errors: failed + u64::from(done.error.is_some()) + logged.errors,
+            destination_errors: unwritten + u64::from(done.error.is_some()) + logged.errors,
             destination_warnings: logged.warnings,
         })
     };

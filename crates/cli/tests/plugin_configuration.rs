@@ -193,6 +193,7 @@ fn a_part_is_for_plugins() {
 fn flags_of_cloudquery_are_accepted() {
     let mut session = Session::new();
     session.sql("shop.db", "CREATE TABLE orders (id INTEGER PRIMARY KEY);");
+    session.hidden_file("x", b"");
     let flags = "--cq-dir .cq --license x --log-level warn --log-console --no-log-file \
                  --log-file-name c.log --log-file-overwrite --telemetry-level none \
                  --invocation-id 5ca1ab1e-0000-4000-8000-000000000001";

@@ -49,6 +49,9 @@ pub struct Init {
     /// Accepted from CloudQuery's command lines: there is no platform here
     #[arg(long, hide = true)]
     pub disable_platform: bool,
+    /// Accepted from CloudQuery's command lines: there is no conversation here
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub resume_conversation: Option<String>,
 }
 
 impl Init {

@@ -32,6 +32,7 @@ use crate::jobs::Job;
 pub async fn run(cli: Cli) -> Result<Exit> {
     crate::hints::remember(&cli.command);
     let global: &Global = &cli.global;
+    licence(global)?;
     match cli.command {
         Command::Sync(command) => command.run(global).await,
         Command::Plan(command) => command.run(global).await,
@@ -47,6 +48,12 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Plugin(command) => command.run(global).await,
         Command::Install(command) => command.run(global).await,
     }
+}
+
+/// A licence file that was named is there: plugins would only say that they have none.
+fn licence(global: &Global) -> Result<()> {
+    let Some(file) = global.license.as_ref().filter(|file| !file.is_file()) else { return Ok(()) };
+    Err(Error::config("The licence file does not exist").context("file", file.display()).into())
 }
 
 /// An error of the engine about a job, at the entry of `tables` that it is about. For a table that
@@ -71,9 +78,12 @@ fn at_table(section: &Section<SourceSpec>, error: Error) -> Failure {
         return error.into();
     }
     let Some(table) = error.context_value("table").map(str::to_owned) else {
-        // A plugin does not say which of the patterns it has nothing for.
+        // A plugin names the pattern that it has nothing for in its own words only; those of
+        // CloudQuery's SDKs begin with the key.
         let is_pattern = section.driver.is_plugin() && error.context_value("tables").is_some();
+        let is_skipped = error.full_message().contains("skip_tables include");
         return match is_pattern {
+            true if is_skipped => section.failure("skip_tables", error),
             true => section.failure("tables", error),
             false => section.connector_failure(error),
         };

@@ -105,7 +105,8 @@ impl State {
 
 async fn list(what: &PlaceArgs, global: &Global) -> Result<Exit> {
     let (mut rows, mut values) = (Vec::new(), Vec::new());
-    for store in stores::stores(what, global).await? {
+    let stores = stores::stores(what, global).await?;
+    for store in &stores {
         for sync in store.store()?.list().await? {
             let state = store.store()?.look(&sync).await?;
             let (tables, cursors) = (state.tables.len() as u64, state.cursors.len() as u64);
@@ -122,6 +123,7 @@ async fn list(what: &PlaceArgs, global: &Global) -> Result<Exit> {
     } else {
         output::result(&output::table(&["SYNC", "KEPT AT", "TABLES", "CURSORS"], &rows))?;
     }
+    plugin_notes(&stores);
     Ok(Exit::Success)
 }
 
@@ -130,7 +132,21 @@ async fn show(what: &PlaceArgs, wanted: &[String], global: &Global) -> Result<Ex
         wanted.is_empty() || key.table().is_some_and(|t| wanted.iter().any(|w| *w == t.to_string()))
     };
     let (mut rows, mut values) = (Vec::new(), Vec::new());
-    for store in stores::stores(what, global).await? {
+    let stores = stores::stores(what, global).await?;
+    for own in stores.first().iter().flat_map(|store| &store.plugins) {
+        // Only the plugin knows of which table a row of it is.
+        let kept = if wanted.is_empty() { own.rows().await?.rows } else { Default::default() };
+        for (key, row) in kept {
+            let place = format!("{}, `{}`", own.destination, own.table);
+            values.push(json!({
+                "sync": own.sync, "kept_at": own.destination, "state_table": own.table,
+                "key": key, "cursor": row.value,
+            }));
+            let position = report::cursor(&Cursor(Value::String(row.value)));
+            rows.push(vec![own.sync.clone(), place, key, position]);
+        }
+    }
+    for store in &stores {
         for (sync, mut state) in store.states().await? {
             state.cursors.retain(|key, _| is_wanted(key));
             for (key, position) in report::cursors(&state) {
@@ -154,7 +170,21 @@ async fn show(what: &PlaceArgs, wanted: &[String], global: &Global) -> Result<Ex
     } else {
         output::result(&output::table(&["SYNC", "KEPT AT", "TABLE", "CURSOR"], &rows))?;
     }
+    plugin_notes(&stores);
     Ok(Exit::Success)
+}
+
+/// Where the cursors of plugins are: not where those of built-in sources are.
+fn plugin_notes(stores: &[Store]) {
+    let Some(store) = stores.first() else { return };
+    for own in &store.plugins {
+        output::note(&format!("note: {}: The cursors are {}.", own.sync, own.place()));
+    }
+    for sync in &store.without_cursors {
+        output::note(&format!(
+            "note: {sync}: No cursors are kept, because the plugin has no `backend_options`."
+        ));
+    }
 }
 
 async fn set(one: &One, table: &str, to: &str, part: &str, global: &Global) -> Result<Exit> {

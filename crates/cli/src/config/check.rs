@@ -10,6 +10,7 @@ use super::references::{self, Reference};
 use super::spec::{DestinationSpec, Document, Registry, SourceSpec};
 use super::{Config, Section, de};
 use crate::failure::Result;
+use crate::plugins::GROUP_PLACEHOLDERS;
 
 /// Checks a configuration that was read from files.
 ///
@@ -82,12 +83,32 @@ fn destination(config: &Config, section: &Section<DestinationSpec>) -> Result<()
         let error = Error::config(format!("There is no transformer `{name}`")).hint(hint);
         return Err(section.failure(&format!("transformers.{i}"), error));
     }
+    if let Some(unknown) = unknown_placeholder(&section.spec.sync_group_id) {
+        let known: Vec<String> =
+            GROUP_PLACEHOLDERS.iter().map(|name| format!("{{{{{name}}}}}")).collect();
+        let error = Error::config(format!("There is no placeholder `{unknown}`"))
+            .hint(format!("one of: {}", known.join(", ")));
+        return Err(section.failure("sync_group_id", error));
+    }
     if !section.spec.sync_group_id.is_empty()
         && section.spec.write_mode == WriteMode::OverwriteDeleteStale
     {
         return Err(section.failure("sync_group_id", stale_group()));
     }
     Ok(())
+}
+
+/// The first `{{…}}` that nothing is known to stand for.
+fn unknown_placeholder(text: &str) -> Option<String> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("{{") {
+        let (name, after) = after.split_once("}}")?;
+        if !GROUP_PLACEHOLDERS.contains(&name) {
+            return Some(format!("{{{{{name}}}}}"));
+        }
+        rest = after;
+    }
+    None
 }
 
 /// A table's own mode may be the one that does not go with groups.

@@ -128,7 +128,7 @@ fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(Error::config("The configuration folder has no *.yml or *.yaml file")
+        return Err(Error::config("There is no *.yml or *.yaml in this folder")
             .context("folder", path.display())
             .into());
     }

@@ -32,6 +32,7 @@ fn a_table_that_failed_keeps_its_stale_rows_and_is_named() {
     assert_eq!(line["errors_per_table"]["accounts"], 1);
     assert_eq!(line["errors_per_table"]["events"], 0);
     assert!(line["source_errors"].as_u64().unwrap() >= 1, "{line}");
+    assert_eq!(line["destination_errors"], 0, "{line}");
     session.matches("plugin_table_failed");
 }
 
@@ -59,6 +60,8 @@ fn a_pattern_that_matches_nothing() {
     let text = source("copy", "copy", "") + &sqlite("");
     session.file("sync.yml", &text.replace("[\"*\"]", "[evnts]"));
     assert_eq!(session.run("sync sync.yml"), 2);
+    session.file("sync.yml", &text.replace("[\"*\"]", "[events]\n  skip_tables: [acounts]"));
+    assert_eq!(session.run("sync sync.yml"), 2);
     session.matches("plugin_no_table");
 }
 
@@ -76,7 +79,7 @@ spec:
     session.file("sync.yml", &(plain.to_owned() + &sqlite("")));
     assert_eq!(session.run("sync sync.yml"), 2);
     program(&session, "shop-plugin", "#!/bin/sh\necho 'the library is missing' >&2\nexit 3\n");
-    assert_eq!(session.run("sync sync.yml"), 75);
+    assert_eq!(session.run("sync sync.yml"), 2);
     session.matches("plugin_no_start");
 }
 
@@ -171,12 +174,47 @@ fn a_plugin_that_dies_is_named_and_nothing_is_committed() {
     let mut session = session(&events(1..=5));
     let dying = "    die_after: 3\n    flush_every: 1\n";
     session.file("sync.yml", &(source("copy", "copy", dying) + &sqlite("")));
-    let code = session.run("sync sync.yml");
+    let code = session.run("sync sync.yml --summary-location summary.jsonl");
     assert!(code == 75 || code == 1, "{code}");
+    let line = std::fs::read_to_string(session.path("summary.jsonl")).unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    // Three tables could not be read; the destination did nothing wrong.
+    assert!(line["source_errors"].as_u64().unwrap() >= 3, "{line}");
+    assert_eq!(line["destination_errors"], 0, "{line}");
     session.file("sync.yml", &(source("copy", "copy", "") + &sqlite("")));
     assert_eq!(session.run("sync sync.yml"), 0);
     assert_eq!(asked(&session), ["", ""]);
     assert_eq!(count(&session, "copy.db", "events"), "5");
+}
+
+#[test]
+fn lines_of_plugins_are_shown_at_the_level_that_was_asked_for() {
+    let mut session = Session::new();
+    served(&session, "sqlite");
+    session.sql("shop.db", "CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1);");
+    let spec = "    connection_string: copy.db\n";
+    let plugin = destination("copy", "./highwater-sqlite", "  registry: local\n", spec);
+    let shop = "kind: source
+spec:
+  name: shop
+  path: sqlite
+  tables: [t]
+  destinations: [copy]
+  spec: {connection_string: shop.db}
+";
+    session.file("sync.yml", &(shop.to_owned() + &plugin));
+    let said = |flags: &[&str]| {
+        let mut command = session.command(env!("CARGO_BIN_EXE_highwater"));
+        let output = command.args(["sync", "sync.yml"]).args(flags).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let line = "plugin has ended";
+    assert!(!said(&[]).contains(line));
+    for level in ["info", "debug", "trace"] {
+        assert!(said(&["--log-level", level]).contains(line), "{level}");
+    }
+    assert!(!said(&["--log-level", "warn"]).contains(line));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod errors;
 mod modes;
+mod shown;
 mod state;
 mod together;
 
