@@ -141,7 +141,6 @@ impl SourcePlugin {
     async fn start(&self) -> Result<Session> {
         let plugin = Plugin::start(&self.config.plugin).await?;
         plugin.hide(&self.config.spec);
-        plugin.hide(&self.config.spec);
         let proxy = match &self.config.state_table {
             None => None,
             Some(table) => {

@@ -38,7 +38,7 @@ impl Hidden {
         found.retain(|value| value.len() >= SHORTEST);
         known.extend(found.into_iter().map(Secret::new));
         // The longest first: one value may be a part of another.
-        known.sort_by(|a, b| b.expose().len().cmp(&a.expose().len()));
+        known.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
         known.dedup();
     }
 
