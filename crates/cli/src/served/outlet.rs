@@ -22,8 +22,8 @@ use highwater_core::{
 use serde_json::Value;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
-/// What our keys in a state table begin with, before the table's name.
-const KEY_PREFIX: &str = "highwater/";
+/// What our keys in a state table begin with, before the system and the table.
+const KEY_PREFIX: &str = "highwater";
 
 /// Where rows go.
 pub(super) struct Outlet(Arc<Inner>);
@@ -33,6 +33,8 @@ struct Inner {
     output: Option<SyncOutput>,
     backend: Option<AsyncMutex<Backend>>,
     with_checkpoints: bool,
+    /// Which system is read: a state table may have the cursors of several.
+    system: String,
     /// The tables that are read.
     tables: Vec<TableName>,
     /// Filled when all tables are sent.
@@ -50,17 +52,19 @@ pub(super) fn announced(plan: &TablePlan) -> Table {
 }
 
 impl Outlet {
-    /// Sends to `output`; cursors are those of `backend`.
+    /// Sends to `output`; cursors are those of `backend`, kept under the name `system`.
     pub(super) fn new(
         output: SyncOutput,
         backend: Option<Backend>,
         with_checkpoints: bool,
+        system: String,
         tables: Vec<TableName>,
     ) -> Self {
         Self(Arc::new(Inner {
             output: Some(output),
             backend: backend.map(AsyncMutex::new),
             with_checkpoints,
+            system,
             tables,
             announced: OnceCell::new(),
             reached: Mutex::default(),
@@ -73,6 +77,7 @@ impl Outlet {
             output: None,
             backend: None,
             with_checkpoints: false,
+            system: String::new(),
             tables: Vec::new(),
             announced: OnceCell::new(),
             reached: Mutex::default(),
@@ -109,12 +114,17 @@ impl Inner {
         self.output.as_ref().ok_or_else(|| Error::internal("Nobody takes the rows"))
     }
 
+    /// The key of a table's position.
+    fn key(&self, table: &TableName) -> String {
+        format!("{KEY_PREFIX}/{}/{table}", self.system)
+    }
+
     /// Puts the position of a table into the backend's rows; the key, when it has moved.
     fn set(&self, backend: &mut Backend, table: &TableName) -> Result<Option<String>> {
         let Some(position) = self.reached().get(table).cloned() else { return Ok(None) };
         let text = serde_json::to_string(&position)
             .map_err(|e| Error::internal("A cursor is no JSON").caused_by(e))?;
-        let key = format!("{KEY_PREFIX}{table}");
+        let key = self.key(table);
         Ok(backend.set(&key, text).then_some(key))
     }
 
@@ -182,7 +192,7 @@ impl Inner {
         let Some(backend) = &self.backend else { return Ok(state) };
         let backend = backend.lock().await;
         for table in &self.tables {
-            let key = format!("{KEY_PREFIX}{table}");
+            let key = self.key(table);
             let Some(text) = backend.get(&key) else { continue };
             let position: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|e| {
                 Error::data("A cursor in the state table is none of highwater's")

@@ -63,7 +63,12 @@ pub(super) async fn sync(
         return Ok(());
     }
     let names = options.iter().map(|(name, _)| name.clone()).collect();
-    let outlet = Arc::new(Outlet::new(output.clone(), backend, asked.with_checkpoints, names));
+    let system = match is_incremental {
+        true => settings.system(source.as_ref()).await?,
+        false => String::new(),
+    };
+    let with_checkpoints = asked.with_checkpoints;
+    let outlet = Arc::new(Outlet::new(output.clone(), backend, with_checkpoints, system, names));
     let request = request(options, Arc::clone(&outlet));
     let run = RunOptions {
         take_over: false,

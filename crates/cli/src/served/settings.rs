@@ -7,6 +7,7 @@ use highwater_core::{Connector, Destination, Error, Result, Role, Source};
 use schemars::schema_for;
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::spec::TableSettings;
 
@@ -92,6 +93,20 @@ impl Settings {
         self.connector.source(self.spec.clone()).await.map(Arc::from)
     }
 
+    /// Tells the system that is read from others, in 8 characters: the same ones in every process
+    /// and version. By where it is, if the connector can say that; else by its settings.
+    ///
+    /// # Errors
+    /// What the source says when it is asked where it is.
+    pub(super) async fn system(&self, source: &dyn Source) -> Result<String> {
+        let place = match source.place().await? {
+            Some(place) => place,
+            None => canonical(&self.spec),
+        };
+        let hash = xxh3_64(format!("{} {place}", self.connector.kind()).as_bytes());
+        Ok(format!("{:08x}", hash >> 32))
+    }
+
     /// The destination.
     ///
     /// # Errors
@@ -99,6 +114,22 @@ impl Settings {
     pub(super) async fn destination(&self) -> Result<Arc<dyn Destination>> {
         let made = async { self.connector.destination(self.spec.clone()).await.map(Arc::from) };
         self.destination.get_or_try_init(|| made).await.cloned()
+    }
+}
+
+/// JSON in which the order of keys says nothing.
+fn canonical(value: &Value) -> String {
+    let joined = |parts: Vec<String>| parts.join(",");
+    match value {
+        Value::Object(object) => {
+            let sorted: BTreeMap<&String, &Value> = object.iter().collect();
+            let entry = |(key, value): (&String, &Value)| {
+                format!("{}:{}", Value::String(key.clone()), canonical(value))
+            };
+            format!("{{{}}}", joined(sorted.into_iter().map(entry).collect()))
+        }
+        Value::Array(items) => format!("[{}]", joined(items.iter().map(canonical).collect())),
+        other => other.to_string(),
     }
 }
 
@@ -148,4 +179,36 @@ fn either(mut source: Value, mut destination: Value) -> Value {
         schema["$defs"] = Value::Object(definitions);
     }
     schema
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_the_same_in_any_order() {
+        let text = r#"{"a":[1,{"x":null,"y":"b"}],"c":true}"#;
+        for given in [text, r#"{"c":true,"a":[1,{"y":"b","x":null}]}"#] {
+            assert_eq!(canonical(&serde_json::from_str(given).unwrap()), text);
+        }
+        assert_ne!(canonical(&json!({"a": [1, 2]})), canonical(&json!({"a": [2, 1]})));
+    }
+
+    /// Another hash would let every table be read again from its beginning.
+    #[tokio::test]
+    async fn a_system_has_the_same_name_for_ever() {
+        let connector = crate::registry::by_path("files").unwrap();
+        let name = async |spec: Value| {
+            let settings = Settings::new(connector, spec).unwrap();
+            settings.system(settings.source().await.unwrap().as_ref()).await.unwrap()
+        };
+        let spec = json!({"path": "/nowhere/{{TABLE}}/*.csv", "format": "csv"});
+        let first = name(spec.clone()).await;
+        assert_eq!(first, "ed2b6261");
+        let mut other = spec.clone();
+        other["table_options"] = json!({"a": {"cursor": "b"}});
+        assert_eq!(name(other.clone()).await, first);
+        other["path"] = json!("/elsewhere/{{TABLE}}/*.csv");
+        assert_ne!(name(other).await, first);
+    }
 }

@@ -181,21 +181,44 @@ async fn cursors_are_kept_at_the_backend() {
     let sent = synced(&plugin, request()).await.unwrap();
     assert_eq!((sent.count("orders"), sent.count("notes")), (2, 2));
     assert_eq!(synced(&plugin, request()).await.unwrap().count("orders"), 0);
-    let path = keeper.system.folder.path().join("data.db");
-    let keys: Vec<String> = Connection::open(path)
-        .unwrap()
-        .prepare("SELECT key FROM cq_state")
-        .unwrap()
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
-    assert_eq!(keys, ["highwater/orders"]);
+    let [key] = &keys(&keeper)[..] else { panic!("one cursor") };
+    let system = key.strip_prefix("highwater/").and_then(|key| key.strip_suffix("/orders"));
+    let system = system.unwrap_or_else(|| panic!("{key}"));
+    assert!(system.len() == 8 && system.bytes().all(|b| b.is_ascii_hexdigit()), "{key}");
     keeper.stop().await;
     // Cursors that cannot be read are no reason to send everything.
     let status = synced(&plugin, request()).await.err().unwrap();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     plugin.stop().await;
+}
+
+/// The keys of the state table.
+fn keys(keeper: &Plugin) -> Vec<String> {
+    let path = keeper.system.folder.path().join("data.db");
+    let connection = Connection::open(path).unwrap();
+    let mut keys = connection.prepare("SELECT key FROM cq_state ORDER BY key").unwrap();
+    keys.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn sources_that_share_a_state_table_have_cursors_of_their_own() {
+    let (mut first, second) = (shop().await, shop().await);
+    let (keeper, backend) = backend().await;
+    let request = || sync::Request { backend: backend.clone(), ..all() };
+    for plugin in [&first, &second] {
+        assert_eq!(synced(plugin, request()).await.unwrap().count("orders"), 100);
+    }
+    assert_eq!(keys(&keeper).len(), 2);
+    // The same system is known again, in another process and with other settings of its tables.
+    first.system.spec["table_options"]["notes"] = json!({"primary_key": ["text"]});
+    first.restart().await;
+    for plugin in [&first, &second] {
+        assert_eq!(synced(plugin, request()).await.unwrap().count("orders"), 0);
+    }
+    assert_eq!(keys(&keeper).len(), 2);
+    for plugin in [keeper, first, second] {
+        plugin.stop().await;
+    }
 }
 
 #[tokio::test]
