@@ -38,7 +38,7 @@ fn files_that_a_run_would_need_are_looked_for_before_it() {
     }
     assert!(!session.path("a").exists() && !session.path("copy.db").exists());
     std::fs::create_dir(session.path("a")).unwrap();
-    assert_eq!(session.run("sync shop.db copy.db --summary-location a/s.jsonl"), 0);
+    assert_eq!(session.run("sync shop.db copy.db --name shop --summary-location a/s.jsonl"), 0);
     assert!(session.path("a/s.jsonl").exists());
     session.matches("files_not_there");
 }
