@@ -67,7 +67,7 @@ impl Example {
                 shard: None,
             },
         };
-        sync.run(global).await
+        Box::pin(sync.run(global)).await
     }
 }
 

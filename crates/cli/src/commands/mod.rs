@@ -34,7 +34,7 @@ pub async fn run(cli: Cli) -> Result<Exit> {
     let global: &Global = &cli.global;
     licence(global)?;
     match cli.command {
-        Command::Sync(command) => command.run(global).await,
+        Command::Sync(command) => Box::pin(command.run(global)).await,
         Command::Plan(command) => command.run(global).await,
         Command::Tables(command) => command.run(global).await,
         Command::Migrate(command) => command.run(global).await,
@@ -43,7 +43,7 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Init(command) => command.run(global).await,
         Command::State(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
-        Command::Example(command) => command.run(global).await,
+        Command::Example(command) => Box::pin(command.run(global)).await,
         Command::Schema(command) => command.run(),
         Command::Plugin(command) => command.run(global).await,
         Command::Install(command) => command.run(global).await,
