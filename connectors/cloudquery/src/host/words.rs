@@ -10,6 +10,8 @@ use super::hidden::without_named;
 
 /// How much of a plugin's own message an error shows, in characters.
 const MESSAGE_CHARACTERS: usize = 500;
+/// What the library for gRPC says of a message above its limit.
+const LIMIT: &str = "message length too large";
 
 /// `text` on one line, without the passwords of URLs and what else is named as a secret, cut at
 /// `limit` characters.
@@ -38,15 +40,19 @@ pub(super) fn is_broken_connection(status: &Status) -> bool {
     status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
+fn too_large(words: &str) -> Error {
+    Error::data(format!("A message is too large for the plugin or for us: {words}"))
+        .hint("Make the batches smaller, or exclude the column that holds very large values")
+}
+
 /// What a status of plugin `name` means to highwater; `mask` hides what is known to be secret.
 pub(super) fn status_error(name: &str, status: &Status, mask: impl Fn(&str) -> String) -> Error {
     let words = said(&mask(status.message()), MESSAGE_CHARACTERS);
     let error = match status.code() {
-        // Our own limit answers with OutOfRange, a peer's with ResourceExhausted.
-        Code::ResourceExhausted | Code::OutOfRange => Error::data(format!(
-            "A message is too large for the plugin or for us: {words}"
-        ))
-        .hint("Make the batches smaller, or exclude the column that holds very large values"),
+        Code::ResourceExhausted => too_large(&words),
+        // Our own library says so of a message above the limit, a plugin of ours of its data.
+        Code::OutOfRange if words.contains(LIMIT) => too_large(&words),
+        Code::OutOfRange => Error::data(format!("The plugin says: {words}")),
         Code::Unimplemented => Error::unsupported(format!("The plugin cannot do this: {words}")),
         Code::InvalidArgument
         | Code::FailedPrecondition
@@ -98,6 +104,13 @@ mod tests {
             assert_eq!(error.context_value("plugin"), Some("p"));
             assert!(error.message().ends_with(": no"), "{error}");
         }
+        let explained = |text: &str| status_error("p", &Status::out_of_range(text), str::to_owned);
+        let limit = "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes";
+        let large = explained(limit);
+        assert!(large.message().starts_with("A message is too large"), "{large}");
+        let other = explained("a number is no number");
+        assert_eq!(other.message(), "The plugin says: a number is no number");
+        assert!(other.hint_text().is_none(), "{other}");
         let long = status_error("p", &Status::internal("x".repeat(5000)), str::to_owned);
         assert!(long.message().chars().count() < 550);
     }

@@ -27,7 +27,9 @@ pub(super) fn text(error: &Error) -> String {
 /// The status that says it.
 pub(super) fn status(error: &Error) -> Status {
     let code = match error.kind() {
-        ErrorKind::Config | ErrorKind::Data => Code::InvalidArgument,
+        ErrorKind::Config => Code::InvalidArgument,
+        // Not the settings' fault: another code, which our host knows again.
+        ErrorKind::Data => Code::OutOfRange,
         ErrorKind::Transient => Code::Unavailable,
         ErrorKind::Schema => Code::FailedPrecondition,
         ErrorKind::Fenced => Code::Aborted,
@@ -48,6 +50,8 @@ mod tests {
         let status = status(&error);
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert_eq!(status.message(), "It does not fit (table: t); hint: make it fit");
+        assert_eq!(super::status(&Error::data("no number")).code(), Code::OutOfRange);
+        assert_eq!(super::status(&Error::config("no key")).code(), Code::InvalidArgument);
         let long = text(&Error::data("ä".repeat(4000)));
         assert!(long.len() < 3010 && long.ends_with('…'));
     }
