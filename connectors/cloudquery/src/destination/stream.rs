@@ -12,12 +12,14 @@ use highwater_core::{Error, Result};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Status};
 
 use super::connection::Connection;
 use crate::host::Plugin;
 use crate::proto::plugin::write;
 use crate::proto::plugin::write::request::Message;
+use crate::serve::CURSORS_AFTER_ROWS;
 
 /// Messages between us and the connection: each may have some megabytes.
 const MESSAGES_IN_FLIGHT: usize = 2;
@@ -63,7 +65,11 @@ impl WriteStream {
         let requests = Requests { receiver, all_taken: Arc::clone(&all_taken) };
         let errors_before = plugin.logs_now().await.0.errors;
         let mut client = plugin.client();
-        let answer = tokio::spawn(async move { Ok(client.write(requests).await?.into_inner()) });
+        let mut request = Request::new(requests);
+        // Promised by whoever opens a call: cursors go out when their rows were answered for.
+        let (header, value) = CURSORS_AFTER_ROWS;
+        request.metadata_mut().insert(header, MetadataValue::from_static(value));
+        let answer = tokio::spawn(async move { Ok(client.write(request).await?.into_inner()) });
         Ok(Self { plugin, messages, answer: Answer(answer), all_taken, errors_before })
     }
 

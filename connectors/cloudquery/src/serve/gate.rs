@@ -3,7 +3,8 @@
 //! A sync's rows and its cursors come on different streams. A cursor that became durable before
 //! rows that were received before it would be a gap, so a commit of one stream is preceded by
 //! those of all others, as far as they have been received. Where rows were lost, because a stream
-//! failed or was given up, cursors are refused until a new sync begins.
+//! failed or was given up, cursors are refused until a new sync begins; except from a caller that
+//! says that it sends them only when the rows that they cover were answered for.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,6 +54,8 @@ struct State {
     bytes: usize,
     /// Whether cursors are among them.
     cursors: bool,
+    /// Whether they cover nothing that another stream may have lost.
+    after_rows: bool,
     failure: Option<Error>,
 }
 
@@ -72,7 +75,13 @@ impl Gate {
     }
 
     /// Lets a stream in. `alone`: only one stream may hold rows that are not committed.
-    pub(super) fn enter(self: &Arc<Self>, writer: Box<dyn ServedWriter>, alone: bool) -> Seat {
+    /// `after_rows`: its cursors cover nothing that another stream may have lost.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        writer: Box<dyn ServedWriter>,
+        alone: bool,
+        after_rows: bool,
+    ) -> Seat {
         let stream = Arc::new(Stream {
             state: AsyncMutex::new(State {
                 writer,
@@ -81,6 +90,7 @@ impl Gate {
                 rows: 0,
                 bytes: 0,
                 cursors: false,
+                after_rows,
                 failure: None,
             }),
             dirty: AtomicBool::new(false),
@@ -129,7 +139,7 @@ impl Gate {
     /// # Errors
     /// `Data` when the stream has cursors and rows were lost that they may cover.
     fn may_commit(&self, state: &State) -> Result<()> {
-        if state.cursors && self.lost.load(Ordering::SeqCst) {
+        if state.cursors && !state.after_rows && self.lost.load(Ordering::SeqCst) {
             return Err(Error::data(
                 "Rows of this sync were lost on another stream: a cursor that may cover them is not kept",
             )

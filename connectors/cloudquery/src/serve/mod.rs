@@ -32,6 +32,9 @@ use tokio::sync::watch;
 pub use listen::{Address, serve};
 pub use output::SyncOutput;
 
+/// The header of a `Write` whose caller sends cursors only when the rows that they cover have been
+/// answered for: what was lost on another stream is no business of theirs.
+pub const CURSORS_AFTER_ROWS: (&str, &str) = ("highwater-cursors", "after-rows");
 /// Rows of a stream after which it is committed.
 pub const COMMIT_ROWS: usize = 100_000;
 /// Bytes of a stream after which it is committed.

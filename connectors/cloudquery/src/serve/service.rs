@@ -14,7 +14,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::gate::Gate;
 use super::given_up::GivenUp;
 use super::output::SyncOutput;
-use super::{BackendOptions, Selection, Served, SyncRequest, stopped, words, write};
+use super::{
+    BackendOptions, CURSORS_AFTER_ROWS, Selection, Served, SyncRequest, stopped, words, write,
+};
 use crate::proto::plugin::plugin_server::Plugin;
 use crate::proto::plugin::{
     close, get_name, get_spec_schema, get_tables, get_version, init, read, sync, test_connection,
@@ -141,6 +143,8 @@ impl Plugin for Service {
         request: Request<Streaming<write_call::Request>>,
     ) -> Answer<write_call::Response> {
         let given_up = request.extensions().get::<GivenUp>().cloned().unwrap_or_default();
+        let (header, value) = CURSORS_AFTER_ROWS;
+        let after_rows = request.metadata().get(header).is_some_and(|said| said == value);
         let messages = request.into_inner();
         let (served, gate) = (Arc::clone(&self.served), Arc::clone(&self.gate));
         let stop = self.stop.clone();
@@ -148,7 +152,8 @@ impl Plugin for Service {
         // one for another stream. So the work is a task of its own, which is told.
         let (listening, listener) = oneshot::channel();
         let taking = tokio::spawn(async move {
-            write::take(served.as_ref(), &gate, messages, &given_up, stop, listener).await
+            let asked = write::Asked { gate, after_rows, given_up };
+            write::take(served.as_ref(), asked, messages, stop, listener).await
         });
         let answer = taking.await;
         drop(listening);

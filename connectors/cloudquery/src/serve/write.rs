@@ -20,6 +20,14 @@ use crate::wire::{self, Decoder};
 /// How long rows wait for more of them before the destination gets them.
 const GATHERING: Duration = Duration::from_millis(50);
 
+/// A call as it came.
+pub(super) struct Asked {
+    pub(super) gate: Arc<Gate>,
+    /// Whether the caller sends cursors only when the rows that they cover were answered for.
+    pub(super) after_rows: bool,
+    pub(super) given_up: GivenUp,
+}
+
 /// Takes one stream to its end, and commits it. Must run to its own end: a commit is not to be cut
 /// off. It ends early when `listener` says that the caller is gone.
 ///
@@ -27,15 +35,14 @@ const GATHERING: Duration = Duration::from_millis(50);
 /// The first thing that went wrong, as soon as it did. What was committed before stays.
 pub(super) async fn take(
     served: &dyn Served,
-    gate: &Arc<Gate>,
+    asked: Asked,
     messages: impl Stream<Item = Result<write::Request, Status>>,
-    given_up: &GivenUp,
     mut stop: watch::Receiver<bool>,
     mut listener: oneshot::Receiver<()>,
 ) -> Result<write::Response, Status> {
     let alone = served.takes_one_stream().await.map_err(|e| words::status(&e))?;
     let writer = served.writer().await.map_err(|e| words::status(&e))?;
-    let seat = gate.enter(writer, alone);
+    let seat = asked.gate.enter(writer, alone, asked.after_rows);
     let mut taker = Taker { seat, decoder: Decoder::new(), flushed: 0, gathers: false };
     let mut messages = pin!(messages);
     loop {
@@ -48,7 +55,7 @@ pub(super) async fn take(
             _ = &mut listener => return Err(Status::cancelled("The caller gave the call up")),
             () = taker.seat.failed() => taker.done(taker.seat.check().await)?,
             message = messages.next() => match message {
-                None if given_up.is_set() => {
+                None if asked.given_up.is_set() => {
                     return Err(Status::cancelled("The caller gave the call up"));
                 }
                 None => break,

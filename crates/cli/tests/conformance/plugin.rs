@@ -15,8 +15,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::ipc::{self, WireTable};
 use super::systems::System;
@@ -111,16 +112,20 @@ impl Plugin {
 
     /// A stream that is kept open.
     pub fn stream(&self) -> WriteStream {
+        self.stream_with(None)
+    }
+
+    /// A stream that is kept open, with a header.
+    pub fn stream_with(&self, header: Option<(&'static str, &'static str)>) -> WriteStream {
         let (messages, receiver) = mpsc::channel(8);
         let mut client = self.client.clone();
-        let answer = tokio::spawn(async move {
-            client
-                .write(
-                    ReceiverStream::new(receiver)
-                        .map(|message| write::Request { message: Some(message) }),
-                )
-                .await
-        });
+        let requests =
+            ReceiverStream::new(receiver).map(|message| write::Request { message: Some(message) });
+        let mut request = Request::new(requests);
+        if let Some((name, value)) = header {
+            request.metadata_mut().insert(name, MetadataValue::from_static(value));
+        }
+        let answer = tokio::spawn(async move { client.write(request).await });
         WriteStream { messages, answer }
     }
 

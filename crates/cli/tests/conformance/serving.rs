@@ -9,6 +9,7 @@ use highwater_cloudquery::proto::discovery::v1::get_versions;
 use highwater_cloudquery::proto::plugin::{
     get_name, get_spec_schema, get_version, test_connection,
 };
+use highwater_testkit::postgres::Postgres;
 use serde_json::{Value, json};
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -148,4 +149,63 @@ async fn a_connection_is_tested() {
         assert_eq!(answer.failure_description.is_empty(), success);
     }
     plugin.stop().await;
+}
+
+/// A value that the destination has no place for ends its own table and nothing else: the other
+/// tables' cursors are kept, the lease is given back, and the settings are not blamed.
+#[test]
+fn a_table_that_fails_harms_no_other_one() {
+    let database = Postgres::shared().create_database();
+    database.execute(
+        "CREATE TABLE broken (id int PRIMARY KEY, x float8); INSERT INTO broken VALUES (1, 'NaN');
+         CREATE TABLE fine (id int PRIMARY KEY, x float8);
+         INSERT INTO fine SELECT i, 1 FROM generate_series(1, 100) i",
+    );
+    let system = System::sqlite();
+    let program = named(&system, "sqlite").display().to_string();
+    let copy = system.folder.path().join("data.db").display().to_string();
+    let (file, url) = (system.folder.path().join("sync.yml"), database.url());
+    let run = |tables: &str| {
+        let text = format!(
+            "kind: source
+spec:
+  name: shop
+  path: postgresql
+  tables: {tables}
+  destinations: [copy]
+  spec:
+    connection_string: {url}
+---
+kind: destination
+spec:
+  name: copy
+  path: {program}
+  registry: local
+  write_mode: overwrite
+  spec:
+    connection_string: {copy}
+"
+        );
+        std::fs::write(&file, text).unwrap();
+        let output = highwater(&["sync", &file.display().to_string()]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap(), text)
+    };
+    let rows = || {
+        let connection = rusqlite::Connection::open(&copy).unwrap();
+        connection.query_row("SELECT count(*) FROM fine", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let both = "[{name: broken}, {name: fine, cursor: id}]";
+    for _ in 0..2 {
+        let (code, text) = run(both);
+        assert_eq!(code, 3, "{text}");
+        assert!(!text.contains("were lost"), "{text}");
+        assert!(!text.contains("lease"), "{text}");
+        assert_eq!(rows(), 100, "{text}");
+    }
+    // Its cursor was kept: what is gone at the destination is not read again.
+    rusqlite::Connection::open(&copy).unwrap().execute("DELETE FROM fine", []).unwrap();
+    database.execute("INSERT INTO fine VALUES (101, 1)");
+    let (code, text) = run(both);
+    assert_eq!((code, rows()), (3, 1), "{text}");
 }

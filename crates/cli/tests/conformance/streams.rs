@@ -3,6 +3,7 @@
 
 use arrow_array::ArrayRef;
 use arrow_schema::DataType;
+use highwater_cloudquery::serve::CURSORS_AFTER_ROWS;
 use std::sync::Arc;
 
 use arrow_array::UInt64Array;
@@ -64,7 +65,8 @@ pub async fn fails_at_once(plugin: &mut Plugin) {
     let stream = plugin.stream();
     stream.send(insert(bytes::Bytes::from_static(b"garbage"))).await;
     let status = stream.ended().await;
-    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    // The settings are not to blame: that would be another code.
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
     // The next one is not touched by that.
     plugin.write(vec![insert(table.rows(vec![ints([2]), texts(["b"])]))]).await.unwrap();
     assert_eq!(plugin.count(&table).await, 1);
@@ -140,6 +142,13 @@ pub async fn cursors_of_lost_rows(plugin: &mut Plugin) {
     let status = plugin.write(vec![insert(cursor("one", 1))]).await.unwrap_err();
     assert!(status.message().contains("lost"), "{status}");
     assert_eq!(plugin.count(&cursors()).await, 0);
+    // A caller that sends cursors only when their own rows were answered for says so.
+    let stream = plugin.stream_with(Some(CURSORS_AFTER_ROWS));
+    stream.send(insert(cursor("other", 1))).await;
+    stream.end().await.unwrap();
+    assert_eq!(plugin.count(&cursors()).await, 1);
+    // Those that do not are refused as before.
+    plugin.write(vec![insert(cursor("one", 2))]).await.unwrap_err();
     // The next sync begins with Init.
     plugin.init().await.unwrap();
     plugin.write(vec![insert(cursor("two", 1))]).await.unwrap();
