@@ -166,6 +166,7 @@ fn a_killed_host_leaves_no_plugin_behind() {
     let mut host = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "host_end::start_a_plugin_and_wait_to_be_killed"])
         .env("FAMILY_FOLDER", folder.path())
+        .env("TMPDIR", folder.path())
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -173,7 +174,14 @@ fn a_killed_host_leaves_no_plugin_behind() {
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     let ids = [read("note").split(' ').next().unwrap().to_owned(), read("child")];
     assert!(ids.iter().all(|id| is_alive(id)));
+    let sockets = || {
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".sock")).count()
+    };
+    assert_eq!(sockets(), 1);
     host.kill().unwrap();
     host.wait().unwrap();
     are_gone(&ids);
+    eventually("the end of the socket", || sockets() == 0);
 }

@@ -2,14 +2,15 @@
 //!
 //! Whatever the plugin starts stays in its process group, which is killed as a whole when the
 //! plugin is stopped, dropped or ends by itself. For the case that highwater itself is killed, a
-//! *guard* stands by: a small shell that waits for the end of a pipe that only we hold open, and
-//! then kills the group. (The kernel's parent-death signal would need unsafe code, and it fires
-//! when a mere thread ends.) What leaves its group on purpose, as a daemon does, is not found.
+//! *guard* stands by: a small shell that waits for the end of a pipe that only we hold open, kills
+//! the group and removes its socket. (The kernel's parent-death signal would need unsafe code, and
+//! it fires when a mere thread ends.) What leaves its group on purpose, as a daemon does, is not
+//! found.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -122,7 +123,7 @@ impl Process {
             child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or_else(
                 || Error::internal("A plugin that was just started has no process id"),
             )?;
-        let guard = Guard::stand_by(group, launch.container.as_ref());
+        let guard = Guard::stand_by(group, &launch);
         let pipes = [
             child.stdout.as_ref().map(|out| out.as_fd().try_clone_to_owned()),
             child.stderr.as_ref().map(|err| err.as_fd().try_clone_to_owned()),
@@ -362,11 +363,12 @@ struct Guard(std::process::Child);
 
 impl Guard {
     /// `None` where there is no shell: then the group outlives a kill of highwater.
-    fn stand_by(group: Pid, container: Option<&Container>) -> Option<Self> {
-        const SCRIPT: &str = r#"trap '' HUP INT TERM; read -r _; kill -s KILL -- "-$1"; [ -z "$3" ] || "$2" rm --force "$3""#;
+    fn stand_by(group: Pid, launch: &Launch) -> Option<Self> {
+        const SCRIPT: &str = r#"trap '' HUP INT TERM; read -r _; kill -s KILL -- "-$1"; [ -z "$2" ] || rm -f -- "$2"; [ -z "$4" ] || "$3" rm --force "$4""#;
         let mut command = std::process::Command::new("/bin/sh");
         command.args(["-c", SCRIPT, "highwater-guard", &group.as_raw_nonzero().to_string()]);
-        if let Some(container) = container {
+        command.arg(launch.socket.as_deref().unwrap_or(Path::new("")));
+        if let Some(container) = &launch.container {
             command.arg(&container.docker).arg(&container.name);
         }
         command
