@@ -378,10 +378,20 @@ pub(super) mod tests {
         fn exit(&self, _: &tracing::span::Id) {}
     }
 
+    /// What `work` says, and what it returns. It is done twice: the first time makes its places in
+    /// the code known to tracing, which another thread without a listener may do at the same
+    /// moment, and then for good says that nobody listens.
+    pub(crate) fn heard<T>(work: impl Fn() -> T) -> (T, Vec<String>) {
+        tracing::subscriber::with_default(Seen::default(), &work);
+        let seen = Seen::default();
+        let value = tracing::subscriber::with_default(seen.clone(), work);
+        let lines = seen.0.lock().unwrap().clone();
+        (value, lines)
+    }
+
     #[test]
     fn lines_are_passed_on_with_level_and_plugin_and_without_passwords() {
-        let seen = Seen::default();
-        let last = tracing::subscriber::with_default(seen.clone(), || {
+        let (last, seen) = heard(|| {
             let book = LogBook::new("p");
             book.line(br#"{"level":"warn","message":"at x://a:pw@h","rows":3}"#, false);
             book.line(b"plain", false);
@@ -392,9 +402,8 @@ pub(super) mod tests {
             book.line(br#"{"level":"error","message":"given up"}"#, false);
             book.last_lines()
         });
-        let seen = seen.0.lock().unwrap().join("\n");
         assert_eq!(
-            seen,
+            seen.join("\n"),
             "plugin WARN message=at x://a:***@h plugin=\"p\" fields=\"{\\\"rows\\\":3}\"\n\
              plugin INFO message=plain plugin=\"p\"\n\
              plugin INFO message=m plugin=\"p\" \

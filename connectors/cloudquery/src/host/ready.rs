@@ -165,14 +165,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::logs::tests::Seen;
+    use super::super::logs::tests::heard;
     use super::*;
 
     #[test]
     fn a_start_that_takes_long_is_mentioned_once() {
-        let seen = Seen::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        tracing::subscriber::with_default(seen.clone(), || {
+        let ((), seen) = heard(|| {
             let short = mentioned("short", Duration::from_secs(100), async { 1 });
             assert_eq!(runtime.block_on(short), 1);
             let (_sender, receiver) = tokio::sync::oneshot::channel::<()>();
@@ -183,7 +182,7 @@ mod tests {
             assert_eq!(runtime.block_on(mentioned("long", Duration::ZERO, long)), 2);
         });
         assert_eq!(
-            *seen.0.lock().unwrap(),
+            seen,
             ["highwater_cloudquery::host::ready WARN message=waiting for the plugin to answer \
               plugin=\"long\""]
         );
