@@ -42,12 +42,16 @@ pub struct Refused {
 pub async fn plan(source: &dyn Source, request: &SyncRequest) -> Result<Vec<Planned>> {
     let run = new_run();
     let selector = Selector::new(source, request, &run).await?;
+    let kept = match &request.state_table {
+        Some(table) => Some(table.load(request, false).await?),
+        None => None,
+    };
     let mut plans = Vec::new();
     for target in &request.targets {
         let drafts = selector.drafts(target).await?;
         let mut state = state_store(target)?.look(&state_key(request, target)).await?;
-        if let Some(table) = &request.state_table {
-            state.cursors.insert(CursorKey::Global, table.load(request, false).await?);
+        if let Some(kept) = &kept {
+            state.cursors.insert(CursorKey::Global, kept.clone());
         }
         plans.push(selector.fit(target, drafts, &state).await?);
     }

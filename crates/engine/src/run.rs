@@ -8,8 +8,8 @@ use std::time::Duration;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::LEASE_RENEWAL_SECONDS;
 use highwater_core::{
-    Committed, Completion, CursorKey, Error, ErrorKind, Fence, Instant, LeaseRequest, Owner,
-    Partition, Plan, Result, Source, State, TableName, TablePlan,
+    Committed, Completion, Cursor, CursorKey, Error, ErrorKind, Fence, Instant, LeaseRequest,
+    Owner, Partition, Plan, Result, Source, State, TableName, TablePlan,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
@@ -34,6 +34,8 @@ pub(crate) struct Run<'a> {
     /// By the index of the destination in the request; those out of reach have none.
     seats: BTreeMap<usize, Seat>,
     ledger: Ledger,
+    /// What the source keeps in a table, read once under the first lease: one for all seats.
+    kept: Option<Cursor>,
 }
 
 /// A destination's place in the run.
@@ -87,6 +89,7 @@ impl<'a> Run<'a> {
             options,
             seats: BTreeMap::new(),
             ledger: Ledger::new(request),
+            kept: None,
         };
         // What cannot be done as asked is refused before any lease is taken.
         let mut drafts = Vec::new();
@@ -129,8 +132,15 @@ impl<'a> Run<'a> {
         })?;
         if let Some(table) = &self.request.state_table {
             // The rows of the table are the truth, whatever else was remembered.
-            match table.load(self.request, true).await {
-                Ok(cursor) => drop(state.cursors.insert(CursorKey::Global, cursor)),
+            let kept = match self.kept.take() {
+                Some(kept) => Ok(kept),
+                None => table.load(self.request, true).await,
+            };
+            match kept {
+                Ok(cursor) => {
+                    self.kept = Some(cursor.clone());
+                    state.cursors.insert(CursorKey::Global, cursor);
+                }
                 Err(error) => {
                     release_quietly(store.release(&fence).await);
                     return Err(error);
