@@ -30,10 +30,7 @@ pub struct Intake {
     destination: Arc<dyn Destination>,
     name: String,
     tables: BTreeMap<TableName, Known>,
-    /// The writers that are open, each with its tables; several only where a destination takes one
-    /// table at a time.
-    writers: Vec<Open>,
-    apart: bool,
+    open: Option<Open>,
     /// Whether something waits for the commit.
     dirty: bool,
     changes: u64,
@@ -47,6 +44,7 @@ struct Known {
     described: bool,
 }
 
+/// The writer that is open, and the tables that it knows.
 struct Open {
     tables: BTreeSet<TableName>,
     writer: Box<dyn Writer>,
@@ -60,8 +58,7 @@ impl Intake {
             destination: target.destination,
             name: target.name,
             tables: BTreeMap::new(),
-            writers: Vec::new(),
-            apart: false,
+            open: None,
             dirty: false,
             changes: 0,
             started_at: Instant::now(),
@@ -99,7 +96,7 @@ impl Intake {
         };
         if !plan.changes.is_empty() {
             self.commit().await?;
-            self.writers.clear();
+            self.open = None;
             self.changes += 1;
             let plan = self.plan([&plan]);
             self.destination.migrate(&plan).await?;
@@ -195,22 +192,15 @@ impl Intake {
     /// Makes everything visible and durable that was taken since the last commit.
     ///
     /// # Errors
-    /// What the destination says; nothing of it is committed then, except where tables are
-    /// committed one by one.
+    /// What the destination says; nothing of it is committed then.
     pub async fn commit(&mut self) -> Result<CommittedTables> {
         let mut committed = CommittedTables::new();
         if !self.dirty {
             return Ok(committed);
         }
-        // Cursors after the rows that they cover.
-        let tables = &self.tables;
-        let is_state = |open: &Open| {
-            open.tables.iter().any(|table| tables.get(table).is_some_and(|k| k.plan.is_state))
-        };
-        self.writers.sort_by_key(is_state);
-        for index in 0..self.writers.len() {
-            let done = self.writers[index].writer.commit(&Checkpoint::default()).await;
-            committed.extend(self.settled(done)?);
+        if let Some(open) = &mut self.open {
+            let done = open.writer.commit(&Checkpoint::default()).await;
+            committed = self.settled(done)?;
         }
         self.dirty = false;
         Ok(committed)
@@ -220,7 +210,7 @@ impl Intake {
     fn settled<T>(&mut self, result: Result<T>) -> Result<T> {
         self.dirty = true;
         if result.is_err() {
-            self.writers.clear();
+            self.open = None;
             self.dirty = false;
         }
         result
@@ -276,13 +266,13 @@ impl Intake {
         }
     }
 
-    /// Remembers a table. Writers that know it otherwise are committed and given up.
+    /// Remembers a table. A writer that knows it otherwise is committed and given up.
     async fn know(&mut self, plan: TablePlan, described: bool) -> Result<()> {
         let name = plan.name().clone();
         let same = self.tables.get(&name).is_some_and(|known| known.plan.target == plan.target);
-        if !same && self.writers.iter().any(|open| open.tables.contains(&name)) {
+        if !same && self.open.as_ref().is_some_and(|open| open.tables.contains(&name)) {
             self.commit().await?;
-            self.writers.clear();
+            self.open = None;
         }
         self.tables.insert(name, Known { plan, described });
         Ok(())
@@ -336,35 +326,22 @@ impl Intake {
         }
     }
 
-    /// The writer of these tables. As a rule one writer has all tables, so that they are committed
-    /// together.
+    /// The writer, which has all tables that are known, so that they are committed together. One
+    /// that lacks some of `tables` is committed and given up for one that has them.
     async fn writer(&mut self, tables: &[&TableName]) -> Result<&mut Box<dyn Writer>> {
         let has_all = |open: &Open| tables.iter().all(|table| open.tables.contains(*table));
-        if let Some(at) = self.writers.iter().position(has_all) {
-            return Ok(&mut self.writers[at].writer);
-        }
-        if !self.apart {
+        if !self.open.as_ref().is_some_and(has_all) {
             self.commit().await?;
-            self.writers.clear();
-            let all: BTreeSet<_> = self.tables.keys().cloned().collect();
-            match self.open(all).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Unsupported && self.tables.len() > 1 => {
-                    self.apart = true;
-                }
-                Err(error) => return Err(error),
-            }
+            self.open = None;
+            self.open = Some(self.opened().await?);
         }
-        if self.apart {
-            self.open(tables.iter().map(|table| (*table).clone()).collect()).await?;
-        }
-        let opened = self.writers.last_mut().map(|open| &mut open.writer);
-        opened.ok_or_else(|| Error::internal("A writer that was opened is gone"))
+        let writer = self.open.as_mut().map(|open| &mut open.writer);
+        writer.ok_or_else(|| Error::internal("A writer that was opened is gone"))
     }
 
-    async fn open(&mut self, tables: BTreeSet<TableName>) -> Result<()> {
-        let plans = tables.iter().filter_map(|table| self.tables.get(table)).map(|k| &k.plan);
-        let plan = self.plan(plans);
+    async fn opened(&mut self) -> Result<Open> {
+        let plan = self.plan(self.tables.values().map(|known| &known.plan));
+        let tables: BTreeSet<TableName> = self.tables.keys().cloned().collect();
         let partition = Partition {
             tables: tables.iter().cloned().collect(),
             id: "intake".to_owned(),
@@ -372,8 +349,7 @@ impl Intake {
         };
         let fence = Fence { sync: self.name.clone(), epoch: 0 };
         let writer = self.destination.writer(&plan, &partition, &fence).await?;
-        self.writers.push(Open { tables, writer });
-        Ok(())
+        Ok(Open { tables, writer })
     }
 }
 
