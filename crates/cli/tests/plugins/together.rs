@@ -70,7 +70,8 @@ spec:
         "lake.db",
         "SELECT _cq_source_name, _cq_sync_group_id, id, status, mark FROM orders",
     );
-    session.query("lake.db", "SELECT event_id, line, mark FROM event_lines");
+    session
+        .query("lake.db", "SELECT event_id, line, mark FROM event_lines ORDER BY event_id, line");
     session.query("copy.db", "SELECT key, value, version FROM cq_state");
     session.query(
         "lake.db",
