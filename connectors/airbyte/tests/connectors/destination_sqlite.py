@@ -4,7 +4,7 @@
 Configuration: path (the database), fail_at_record (fail before that record, counted from 1),
 log_file (every message it gets, as it came, for tests). A stream is a table with a column per
 top-level field; objects and arrays as JSON text. A STATE is echoed after the commit of what came
-before it. `overwrite`, and a minimum generation equal to the generation, fill a second table which
+before it. `overwrite`, and a minimum generation above that of the table, fill a second table which
 takes the place of the first at a COMPLETE of the stream; `append_dedup` keeps the last row by key.
 """
 
@@ -40,10 +40,15 @@ class Table:
         self.key = [path[0] for path in entry.primary_key or []]
         if self.dedup and not self.key:
             raise ValueError(f"{self.name}: append_dedup needs a primary key")
-        generations = (entry.generation_id, entry.minimum_generation_id)
-        self.replace = entry.destination_sync_mode == DestinationSyncMode.overwrite or (
-            generations[0] == generations[1] and bool(generations[0])
-        )
+        minimum = entry.minimum_generation_id or 0
+        if minimum not in (0, entry.generation_id):
+            raise ValueError(f"{self.name}: cannot execute a hybrid refresh")
+        try:
+            found = database.execute(f"SELECT min(_airbyte_generation_id) FROM {quote(self.name)}").fetchone()[0]
+        except sqlite3.OperationalError:
+            found = minimum  # no table: nothing to replace
+        overwrite = entry.destination_sync_mode == DestinationSyncMode.overwrite
+        self.replace = overwrite or (minimum > 0 and (found or 0) < minimum)
         self.into = self.name + "__new" if self.replace else self.name
         self.columns = list(entry.stream.json_schema.get("properties", {}))
         if self.replace:
