@@ -131,6 +131,8 @@ impl Destination for DestinationPlugin {
             writers_max: 1,
             case_sensitive_names: true,
             describes_tables: false,
+            commits_later: false,
+            takes_records: None,
         }
     }
 

@@ -24,8 +24,8 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use highwater_core::{
-    Completion, Error, Output, Partition, Plan, ReadMode, Result, Source, SourceDelivery, State,
-    Table, TableName, TablePlan,
+    Completion, Error, Output, Partition, Plan, ReadMode, Reads, Result, Source, SourceDelivery,
+    State, Table, TableName, TablePlan,
 };
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -372,8 +372,8 @@ impl Source for SourcePlugin {
         Box::pin(Reading::new(self, session, listed, plan, &output).run(state)).await
     }
 
-    fn reads_as_one(&self) -> bool {
-        true
+    fn reads(&self) -> Reads {
+        Reads::Once
     }
 
     async fn close(&self) -> Result<()> {

@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use highwater_cloudquery::host::PluginSpec;
 use highwater_cloudquery::source::{SourceConfig, SourcePlugin};
 use highwater_core::{
-    Checkpoint, Completion, Cursor, CursorKey, Deletion, Error, Guarantee, Instant, Message,
-    NullCursor, Output, Partition, Plan, ReadMode, Result, Source, State, Table, TableName,
-    TablePlan, WriteMode,
+    Checkpoint, Completion, Cursor, CursorKey, Deletion, Error, Instant, Message, Output,
+    Partition, Plan, ReadMode, Result, Source, State, Table, TableName, TablePlan, WriteMode,
 };
 use serde_json::{Value, json};
 
@@ -203,22 +202,12 @@ pub fn plan_of(tables: Vec<Table>) -> Plan {
 pub fn planned(table: Table) -> TablePlan {
     let incremental = table.source_defined_cursor;
     let table = Arc::new(table);
-    TablePlan {
-        source: Arc::clone(&table),
-        target: table,
-        untransformed: None,
-        read_mode: if incremental { ReadMode::Incremental } else { ReadMode::FullRefresh },
-        write_mode: WriteMode::Overwrite,
-        cursor_field: None,
-        null_cursor: NullCursor::Include,
-        lookback: 0,
-        history_retention_seconds: None,
-        divisible: false,
-        is_state: false,
-        changes: Vec::new(),
-        guarantee: Guarantee::ExactlyOnce,
-        notes: Vec::new(),
-    }
+    TablePlan::new(
+        Arc::clone(&table),
+        table,
+        if incremental { ReadMode::Incremental } else { ReadMode::FullRefresh },
+        WriteMode::Overwrite,
+    )
 }
 
 pub async fn run(source: &dyn Source, state: &State) -> Run {

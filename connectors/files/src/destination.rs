@@ -62,6 +62,8 @@ impl Destination for FilesDestination {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             describes_tables: true,
+            commits_later: false,
+            takes_records: None,
             write_modes: &[WriteMode::Append, WriteMode::Replace],
             write_modes_note: "files are only ever added or replaced as a whole: they have no rows that could be updated by key",
             delivery: DestinationDelivery::Atomic,

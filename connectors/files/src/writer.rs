@@ -351,6 +351,7 @@ pub(crate) fn finish(
             rows_total,
             finished_epoch: Some(log.epoch()),
             finished_at: Some(Instant::now()),
+            ..TableRecord::default()
         }));
         if known.shape.as_ref() != Some(&shape) {
             change.shape = Some(shape);

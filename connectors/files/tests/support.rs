@@ -31,22 +31,7 @@ pub fn request() -> LeaseRequest {
 pub fn plan(tables: Vec<Table>, read_mode: ReadMode, write_mode: WriteMode) -> Plan {
     let table_plan = |table: Table| {
         let target = Table { source_defined_cursor: false, ..table.clone() };
-        let plan = TablePlan {
-            untransformed: None,
-            source: Arc::new(table),
-            target: Arc::new(target),
-            read_mode,
-            write_mode,
-            cursor_field: None,
-            null_cursor: NullCursor::Include,
-            lookback: 0,
-            history_retention_seconds: None,
-            divisible: false,
-            is_state: false,
-            changes: Vec::new(),
-            guarantee: Guarantee::ExactlyOnce,
-            notes: Vec::new(),
-        };
+        let plan = TablePlan::new(Arc::new(table), Arc::new(target), read_mode, write_mode);
         (plan.source.name.clone(), plan)
     };
     Plan {

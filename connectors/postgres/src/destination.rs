@@ -154,6 +154,8 @@ impl Destination for PostgresDestination {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             describes_tables: true,
+            commits_later: false,
+            takes_records: None,
             write_modes: WriteMode::ALL,
             write_modes_note: "",
             delivery: DestinationDelivery::Atomic,
@@ -298,6 +300,7 @@ impl Destination for PostgresDestination {
                 rows_total: 0,
                 finished_epoch: Some(fence.epoch),
                 finished_at: Some(plan.started_at),
+                ..TableRecord::default()
             };
             store::save_record(&session, fence, table.name(), &record).await?;
         }

@@ -147,6 +147,7 @@ impl PostgresStore {
                 rows_total: unsigned(get(&row, 4)?),
                 finished_epoch: get::<Option<i64>>(&row, 5)?.map(unsigned),
                 finished_at: get::<Option<i64>>(&row, 6)?.map(Instant),
+                ..TableRecord::default()
             };
             state.tables.insert(table_from_columns(&namespace, &name), record);
         }

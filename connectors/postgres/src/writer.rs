@@ -302,7 +302,7 @@ pub(crate) fn seconds_before(instant: Instant, seconds: u64) -> i64 {
 /// Whether rows are matched by a key.
 fn is_keyed(table: &TablePlan) -> bool {
     match table.write_mode {
-        WriteMode::AppendDedup => true,
+        WriteMode::AppendDedup | WriteMode::ReplaceDedup => true,
         WriteMode::Overwrite | WriteMode::OverwriteDeleteStale => {
             !table.target.primary_key.is_empty()
         }

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use arrow_array::RecordBatch;
 use highwater_core::text::TextColumn;
 use highwater_core::{
-    Completion, Connector, CursorKey, Error, Guarantee, Instant, Message, NullCursor, Output, Plan,
-    ReadMode, Result, Source, State, Table, TableName, TablePlan, WriteMode,
+    Completion, Connector, CursorKey, Error, Instant, Message, Output, Plan, ReadMode, Result,
+    Source, State, Table, TableName, TablePlan, WriteMode,
 };
 use highwater_postgres::PostgresConnector;
 use highwater_testkit::postgres::{Database, Postgres};
@@ -36,20 +36,14 @@ pub async fn table(source: &dyn Source, name: &str) -> Table {
 pub fn plan_of(table: Table, cursor: Option<&str>) -> TablePlan {
     let source = Arc::new(table);
     TablePlan {
-        untransformed: None,
-        target: Arc::clone(&source),
-        source,
-        read_mode: if cursor.is_some() { ReadMode::Incremental } else { ReadMode::FullRefresh },
-        write_mode: WriteMode::Append,
         cursor_field: cursor.map(str::to_owned),
-        null_cursor: NullCursor::Include,
-        lookback: 0,
-        history_retention_seconds: None,
-        divisible: false,
-        is_state: false,
-        changes: Vec::new(),
-        guarantee: Guarantee::ExactlyOnce,
-        notes: Vec::new(),
+        order_by: cursor.map(str::to_owned),
+        ..TablePlan::new(
+            Arc::clone(&source),
+            source,
+            if cursor.is_some() { ReadMode::Incremental } else { ReadMode::FullRefresh },
+            WriteMode::Append,
+        )
     }
 }
 

@@ -218,7 +218,7 @@ fn planned<'a>(plan: &'a Plan, name: &TableName) -> Result<&'a TablePlan> {
 fn check_mode(table: &TablePlan) -> Result<()> {
     match table.write_mode {
         WriteMode::Append | WriteMode::Overwrite | WriteMode::OverwriteDeleteStale => Ok(()),
-        mode @ (WriteMode::AppendDedup | WriteMode::Replace) => {
+        mode @ (WriteMode::AppendDedup | WriteMode::Replace | WriteMode::ReplaceDedup) => {
             Err(Error::unsupported("Rows cannot be removed by a condition in this write mode")
                 .context("table", table.name())
                 .context("write_mode", mode)

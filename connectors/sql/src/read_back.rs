@@ -6,8 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use highwater_core::text::convert_rows;
 use highwater_core::{
-    Batch, Completion, Error, Guarantee, Message, NullCursor, Op, Output, ReadMode, Result, Table,
-    TablePlan, WriteMode,
+    Batch, Completion, Error, Message, Op, Output, ReadMode, Result, Table, TablePlan, WriteMode,
 };
 
 /// The columns of `found` that are wanted; one of them where none is, so that rows are counted.
@@ -27,22 +26,7 @@ pub fn selected(found: &Table, wanted: &Table) -> Table {
 /// A full read of a table.
 pub fn full_read(table: Table) -> TablePlan {
     let table = Arc::new(table);
-    TablePlan {
-        source: Arc::clone(&table),
-        target: table,
-        untransformed: None,
-        read_mode: ReadMode::FullRefresh,
-        write_mode: WriteMode::Append,
-        cursor_field: None,
-        null_cursor: NullCursor::Include,
-        lookback: 0,
-        history_retention_seconds: None,
-        divisible: false,
-        is_state: false,
-        changes: Vec::new(),
-        guarantee: Guarantee::ExactlyOnce,
-        notes: Vec::new(),
-    }
+    TablePlan::new(Arc::clone(&table), table, ReadMode::FullRefresh, WriteMode::Append)
 }
 
 /// Lets `read` send rows, and sends them on in the shape of `wanted`.

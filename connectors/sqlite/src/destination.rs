@@ -64,6 +64,8 @@ impl Destination for SqliteDestination {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             describes_tables: true,
+            commits_later: false,
+            takes_records: None,
             write_modes: WriteMode::ALL,
             write_modes_note: "",
             delivery: DestinationDelivery::Atomic,
@@ -253,6 +255,7 @@ fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) ->
             rows_total: 0,
             finished_epoch: Some(fence.epoch),
             finished_at: Some(plan.started_at),
+            ..TableRecord::default()
         };
         store::save_record(&connection, fence, table.name(), &record).map_err(failed)?;
     }

@@ -345,6 +345,7 @@ fn state(connection: &Connection, sync: &str) -> rusqlite::Result<State> {
             rows_total: row.get::<_, i64>(4)?.unsigned_abs(),
             finished_epoch: row.get::<_, Option<i64>>(5)?.map(i64::unsigned_abs),
             finished_at: row.get::<_, Option<i64>>(6)?.map(Instant),
+            ..TableRecord::default()
         };
         state.tables.insert(table_from_columns(&namespace, &name), record);
     }

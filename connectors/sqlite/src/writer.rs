@@ -146,7 +146,7 @@ struct Load {
 fn is_merged(table: &TablePlan) -> bool {
     match table.write_mode {
         WriteMode::Append | WriteMode::Replace => false,
-        WriteMode::AppendDedup => true,
+        WriteMode::AppendDedup | WriteMode::ReplaceDedup => true,
         WriteMode::Overwrite | WriteMode::OverwriteDeleteStale => {
             !table.target.primary_key.is_empty()
         }

@@ -220,5 +220,6 @@ pub(crate) fn table_options(settings: &TableSettings) -> TableOptions {
         null_cursor: settings.null_cursor,
         lookback: settings.lookback.map(|l| l.length),
         history_retention_seconds: settings.history_retention.map(|p| p.0),
+        ..TableOptions::default()
     }
 }

@@ -32,6 +32,31 @@ pub struct Capabilities {
     /// Whether [`Destination::describe`] can tell what is there. Where it cannot, the plan says
     /// `CreateTable` for every table, and the destination makes it as it should be.
     pub describes_tables: bool,
+    /// Whether [`Writer::commit`] only hands over: what has become durable is told by
+    /// [`Writer::durable`] and [`Writer::end`], and cursors are saved after that. All partitions
+    /// of a run then go through one writer, one after another.
+    pub commits_later: bool,
+    /// The form of records that it takes as they are (see [`crate::types::RECORD`]): a source
+    /// that gives the same form is not decoded where nothing changes the rows on their way.
+    pub takes_records: Option<&'static str>,
+}
+
+impl Capabilities {
+    /// What a transactional database can do: every write mode, rows and cursors in one step, any
+    /// number of writers, tables described.
+    pub const fn transactional(identifier_bytes_max: usize) -> Self {
+        Self {
+            write_modes: WriteMode::ALL,
+            write_modes_note: "",
+            delivery: DestinationDelivery::Atomic,
+            identifier_bytes_max,
+            writers_max: usize::MAX,
+            case_sensitive_names: true,
+            describes_tables: true,
+            commits_later: false,
+            takes_records: None,
+        }
+    }
 }
 
 /// A table that exists at the destination.
@@ -128,8 +153,9 @@ pub trait Destination: Send + Sync {
 
     /// Completes a table after all its partitions were read completely and committed without
     /// error: swaps in what `replace` staged, deletes the stale rows of
-    /// `overwrite-delete-stale` (only for a full refresh), prunes the history of `append-dedup`,
-    /// records the table as finished. One atomic step under the fence (where
+    /// `overwrite-delete-stale` (only for a full refresh) and those that a sweep did not bring,
+    /// prunes the history of `append-dedup`, records the table and its generation as finished,
+    /// and forgets the cursor `Partition(table, FULL_REFRESH)`. One atomic step under the fence (where
     /// [`Plan::state_with_data`]); repeating it changes nothing.
     ///
     /// Called exactly once per table and run, in no particular order, also when no row was read.
@@ -149,6 +175,28 @@ pub trait Destination: Send + Sync {
         let _ = output;
         Err(Error::unsupported("The destination cannot read its rows back")
             .context("table", &table.name))
+    }
+
+    /// Removes from the history of an `append-dedup` table every record but the latest of each
+    /// key (a deletion counts as a record). Returns how many were removed. Under the fence.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no history.
+    async fn compact_history(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<u64> {
+        let _ = (plan, fence);
+        Err(Error::unsupported("The destination keeps no history").context("table", table.name()))
+    }
+
+    /// Removes every row that syncs have written to a table, with its history and tombstones, and
+    /// forgets its cursors and record, in one atomic step under the fence. The table stays.
+    ///
+    /// # Errors
+    /// `Unsupported` where rows cannot be removed.
+    async fn clear(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        let _ = (plan, fence);
+        Err(Error::unsupported("The destination cannot remove rows")
+            .context("table", table.name())
+            .hint("remove the table there by hand, then `highwater state reset`"))
     }
 
     /// The store that keeps state with the data; `None` when it has none.
@@ -210,4 +258,24 @@ pub trait Writer: Send {
     /// # Errors
     /// `Fenced` when a newer run has taken over; nothing is changed then.
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables>;
+
+    /// The checkpoints that were handed over by [`Self::commit`] and have become durable since
+    /// the last call, in order. Does not wait. Only where [`Capabilities::commits_later`].
+    ///
+    /// # Errors
+    /// When what was handed over cannot become durable any more.
+    async fn durable(&mut self) -> Result<Vec<Checkpoint>> {
+        Ok(Vec::new())
+    }
+
+    /// Everything was written and handed over: waits until it is durable, and returns the
+    /// checkpoints that [`Self::durable`] has not told. `complete` are the tables that were read
+    /// completely; the others are not to be finished (no old row may go). The last call.
+    ///
+    /// # Errors
+    /// As [`Self::durable`].
+    async fn end(&mut self, complete: &[TableName]) -> Result<Vec<Checkpoint>> {
+        let _ = complete;
+        Ok(Vec::new())
+    }
 }

@@ -12,6 +12,7 @@ pub mod deletion;
 pub mod destination;
 pub mod error;
 pub mod guarantee;
+pub mod mapping;
 pub mod plan;
 pub mod process;
 pub mod secret;
@@ -32,10 +33,11 @@ pub use destination::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use guarantee::{DestinationDelivery, Guarantee, SourceDelivery};
+pub use mapping::Mapping;
 pub use plan::{MetadataColumns, NullCursor, Plan, ReadMode, TablePlan, WriteMode};
 pub use process::Owner;
 pub use secret::Secret;
-pub use source::{Completion, Message, Output, Partition, Source};
+pub use source::{Completion, Message, Output, Partition, Reads, Source};
 pub use state::{
     Checkpoint, Cursor, CursorKey, Fence, Lease, LeaseRequest, State, StateStore, TableRecord,
 };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Instant;
 use crate::guarantee::Guarantee;
+use crate::mapping::Mapping;
 use crate::table::{SchemaChange, Table, TableName};
 
 macro_rules! named_enum {
@@ -68,6 +69,8 @@ named_enum! {
         AppendDedup = "append-dedup",
         /// Exactly the rows of this full read, swapped in at the end.
         Replace = "replace",
+        /// As replace, with one row per primary key: the newest by cursor, then by arrival.
+        ReplaceDedup = "replace-dedup",
     }
 }
 
@@ -91,6 +94,9 @@ named_enum! {
         /// `_cq_sync_time`, `_cq_source_name` and, where one is configured, `_cq_sync_group_id`, as
         /// CloudQuery's command line adds them.
         CloudQuery = "cloudquery",
+        /// `_airbyte_raw_id`, `_airbyte_extracted_at`, `_airbyte_meta` and
+        /// `_airbyte_generation_id`, with Airbyte's meanings.
+        Airbyte = "airbyte",
     }
 }
 
@@ -101,6 +107,19 @@ pub const SOURCE_NAME: &str = "_cq_source_name";
 
 /// Metadata column: the group of syncs that the row belongs to; part of the primary key.
 pub const SYNC_GROUP_ID: &str = "_cq_sync_group_id";
+
+/// Metadata column: a random UUID (version 4) per row.
+pub const RAW_ID: &str = "_airbyte_raw_id";
+/// Metadata column: when the source read the row.
+pub const EXTRACTED_AT: &str = "_airbyte_extracted_at";
+/// Metadata column: JSON, `{"sync_id": N, "changes": [{"field", "change", "reason"}]}`; a change
+/// is a value that could not be kept as it was.
+pub const META: &str = "_airbyte_meta";
+/// Metadata column: the [`TablePlan::generation`] of the row.
+pub const GENERATION_ID: &str = "_airbyte_generation_id";
+/// The column in which a source with change data capture says that a record is a deletion, where
+/// the user names no other.
+pub const DELETED_AT: &str = "_ab_cdc_deleted_at";
 
 /// One run of one source, and what it will do to each table at one destination.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -137,8 +156,40 @@ pub struct TablePlan {
     pub read_mode: ReadMode,
     /// How it is written.
     pub write_mode: WriteMode,
-    /// The column that orders versions of a row, and by which an incremental read resumes.
+    /// The column of [`Self::source`] that orders versions of a row, and by which an incremental
+    /// read resumes.
     pub cursor_field: Option<String>,
+    /// The column of [`Self::target`] that orders versions of a row: the cursor field under the
+    /// name it has there. `None`: the arrival orders them.
+    #[serde(default)]
+    pub order_by: Option<String>,
+    /// The column of [`Self::source`] that is not NULL in a record which says that its row was
+    /// deleted. Such records become batches of [`crate::Op::Delete`] before they are written.
+    #[serde(default)]
+    pub deletion_column: Option<String>,
+    /// What is done to rows, in order, before anything else of the destination sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mappings: Vec<Mapping>,
+    /// Which reading of the table the rows belong to: grows with each full refresh that begins
+    /// anew and with each `refresh`, and stays the same while an unfinished one goes on.
+    #[serde(default)]
+    pub generation: u64,
+    /// Whether rows go into a table beside the present one (with a history and tombstones of its
+    /// own, where the mode has them), which takes its place in [`crate::Destination::finish`].
+    /// Readers see the old rows until then. What an unfinished run of the same generation has
+    /// left beside is filled on; what another generation has left is dropped. Always with
+    /// `replace` and `replace-dedup`.
+    #[serde(default)]
+    pub rebuild: bool,
+    /// Whether everything is read although the table is incremental, and what the read did not
+    /// bring is deleted in [`crate::Destination::finish`] where [`Self::reconcile`]. Only in the
+    /// keyed modes. In `append-dedup` a row that is as it was adds nothing to the history.
+    #[serde(default)]
+    pub sweep: bool,
+    /// Whether a sweep deletes the rows that it did not bring, with a record in the history and a
+    /// tombstone where the mode has them.
+    #[serde(default)]
+    pub reconcile: bool,
     /// What happens to rows without a cursor value.
     pub null_cursor: NullCursor,
     /// How far behind the last position an incremental read starts again: seconds for dates and
@@ -163,6 +214,47 @@ pub struct TablePlan {
 }
 
 impl TablePlan {
+    /// A table that is read and written in a mode, with everything else at its default.
+    pub fn new(
+        source: Arc<Table>,
+        target: Arc<Table>,
+        read_mode: ReadMode,
+        write_mode: WriteMode,
+    ) -> Self {
+        Self {
+            source,
+            target,
+            untransformed: None,
+            read_mode,
+            write_mode,
+            cursor_field: None,
+            order_by: None,
+            deletion_column: None,
+            mappings: Vec::new(),
+            generation: 0,
+            rebuild: matches!(write_mode, WriteMode::Replace | WriteMode::ReplaceDedup),
+            sweep: false,
+            reconcile: false,
+            null_cursor: NullCursor::Include,
+            lookback: 0,
+            history_retention_seconds: None,
+            divisible: false,
+            is_state: false,
+            changes: Vec::new(),
+            guarantee: Guarantee::ExactlyOnce,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Sets the cursor field, which has the same name in the target.
+    #[must_use]
+    pub fn ordered_by(mut self, column: impl Into<String>) -> Self {
+        let column = column.into();
+        self.cursor_field = Some(column.clone());
+        self.order_by = Some(column);
+        self
+    }
+
     /// The name of the table at the source: what state and summaries call it.
     pub fn name(&self) -> &TableName {
         &self.source.name

@@ -33,6 +33,19 @@ pub enum Message {
         /// Why.
         error: Arc<Error>,
     },
+    /// A table was read completely, and everything sent of it is covered by checkpoints. It can be
+    /// finished even if the rest of the partition fails. A source that sends none of these has
+    /// read all tables when [`Source::read`] returns `Complete`; one that sends any sends one for
+    /// each such table.
+    Completed(TableName),
+    /// Something that the user should know about a table: one sentence, without row values. It is
+    /// shown with the table's results.
+    Note {
+        /// The table at the source.
+        table: TableName,
+        /// The sentence.
+        text: String,
+    },
 }
 
 /// A slice of a sync that one task reads and one writer per destination commits.
@@ -54,6 +67,19 @@ impl Partition {
     pub fn whole(table: &TableName) -> Self {
         Self { tables: vec![table.clone()], id: table.to_string(), bounds: Value::Null }
     }
+}
+
+/// What one read of a source can serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// Each table is read by itself: destinations at the same position of a table share its read.
+    ByTable,
+    /// All tables of a destination come from one read. Destinations that ask for the same tables
+    /// from the same positions share it; others have a read of their own.
+    Together,
+    /// There can be one read only: all destinations share it, and [`Source::partitions`] is
+    /// called once with every table of every destination.
+    Once,
 }
 
 /// Whether a read came to its end.
@@ -106,6 +132,22 @@ impl Output {
     /// As [`Self::batch`].
     pub async fn failed(&self, table: TableName, error: Error) -> Result<()> {
         self.send(Message::Failed { table, error: Arc::new(error) }).await
+    }
+
+    /// Says that a table was read completely; see [`Message::Completed`].
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub async fn completed(&self, table: TableName) -> Result<()> {
+        self.send(Message::Completed(table)).await
+    }
+
+    /// Says something about a table; see [`Message::Note`].
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub async fn note(&self, table: TableName, text: impl Into<String> + Send) -> Result<()> {
+        self.send(Message::Note { table, text: text.into() }).await
     }
 
     /// Sends a checkpoint: all rows sent so far are covered by its cursors.
@@ -209,11 +251,9 @@ pub trait Source: Send + Sync {
         output: Output,
     ) -> Result<Completion>;
 
-    /// Whether all tables come from one read that cannot be done per destination or table (a
-    /// plugin's): then all destinations share it, and [`Self::partitions`] is called once with
-    /// every table of every destination.
-    fn reads_as_one(&self) -> bool {
-        false
+    /// What one read can serve.
+    fn reads(&self) -> Reads {
+        Reads::ByTable
     }
 
     /// Tells the source that the checkpoint is durable everywhere it has to be, so that it may

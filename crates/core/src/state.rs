@@ -110,6 +110,20 @@ pub struct TableRecord {
     pub finished_epoch: Option<u64>,
     /// When it was finished.
     pub finished_at: Option<Instant>,
+    /// The generation of the rows that were committed last; see
+    /// [`crate::TablePlan::generation`].
+    #[serde(default)]
+    pub generation: u64,
+    /// The generation that was last finished; a smaller one than [`Self::generation`] means that
+    /// a reading is unfinished.
+    #[serde(default)]
+    pub finished_generation: Option<u64>,
+    /// Whether the unfinished generation goes into tables beside the present ones.
+    #[serde(default)]
+    pub rebuild: bool,
+    /// When the table was last read as a whole.
+    #[serde(default)]
+    pub swept_at: Option<Instant>,
 }
 
 /// All committed cursors of one sync at one destination, and the fence under which they move.
@@ -162,6 +176,10 @@ pub struct Lease {
     /// Whether the run gave the lease back at its end.
     pub released: bool,
 }
+
+/// The part of a table under which the position of an unfinished full refresh is kept: it is of
+/// no use when the refresh is finished, and says nothing to an incremental read.
+pub const FULL_REFRESH: &str = "full_refresh";
 
 /// A lease without a sign of life for this long may be taken over.
 pub const LEASE_SECONDS: u64 = 30;
@@ -251,6 +269,20 @@ pub trait StateStore: Send + Sync {
     /// cursor of a table also forgets its record, so that the next sync starts as the first did.
     /// The caller holds the lease.
     async fn set(&self, fence: &Fence, key: &CursorKey, cursor: Option<&Cursor>) -> Result<()>;
+
+    /// Lets a table be read again from the beginning, in one atomic step: all its cursors are
+    /// forgotten, and a new generation begins ([`TableRecord::generation`] grows by one,
+    /// [`TableRecord::rebuild`] is `rebuild`). What else is remembered of the table stays. Does
+    /// nothing for a table of which nothing is remembered. The caller holds the lease.
+    ///
+    /// # Errors
+    /// `Unsupported` where the store does not know generations.
+    async fn refresh(&self, fence: &Fence, table: &TableName, rebuild: bool) -> Result<()> {
+        let _ = (fence, rebuild);
+        Err(crate::Error::unsupported("The destination's store cannot start a refresh")
+            .context("table", table)
+            .hint("`highwater state reset` lets the next sync start as the first did"))
+    }
 }
 
 #[cfg(test)]

@@ -58,6 +58,10 @@ pub struct Table {
     /// Whether the source itself knows what changed (files by time and size, a change log), so
     /// that no cursor field is needed for an incremental read.
     pub source_defined_cursor: bool,
+    /// Whether a full refresh that was interrupted can go on where it was: the source then sends
+    /// checkpoints in it, whose cursors have the key `Partition(table, FULL_REFRESH)`.
+    #[serde(default)]
+    pub resumable: bool,
     /// The table that this one depends on: its rows belong to rows of that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<TableName>,
@@ -75,6 +79,7 @@ impl Table {
             primary_key: Vec::new(),
             cursor_field: None,
             source_defined_cursor: false,
+            resumable: false,
             parent: None,
             description: None,
         }

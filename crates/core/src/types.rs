@@ -116,6 +116,27 @@ pub enum LogicalType {
     Null,
 }
 
+/// Field metadata: a column that is not of the table but of the records that it comes in. A source
+/// offers it, and the plan asks for it only where a destination wants it. The value says what it
+/// is: [`RECORD_EXTRACTED_AT`], [`RECORD_META`], or `line:FORM` for the record as it came
+/// ([`crate::Capabilities::takes_records`]).
+pub const RECORD: &str = "highwater:record";
+/// See [`RECORD`]: when the record was made, a timestamp in UTC.
+pub const RECORD_EXTRACTED_AT: &str = "extracted_at";
+/// See [`RECORD`]: JSON, `{"changes": […]}` as in [`crate::plan::META`]; NULL where nothing was
+/// changed.
+pub const RECORD_META: &str = "meta";
+
+/// What a column is of the record, if it is one of those ([`RECORD`]).
+pub fn record_part(field: &Field) -> Option<&str> {
+    field.metadata().get(RECORD).map(String::as_str)
+}
+
+/// The form of the records that a column holds as they came, if it does.
+pub fn record_form(field: &Field) -> Option<&str> {
+    record_part(field)?.strip_prefix("line:")
+}
+
 impl LogicalType {
     /// The meaning of a field.
     ///

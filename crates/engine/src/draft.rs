@@ -6,16 +6,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_schema::Schema;
+use arrow_schema::{Field, Schema};
 use highwater_core::deletion::ROW_ID;
 use highwater_core::guarantee::guarantee;
-use highwater_core::plan::SYNC_GROUP_ID;
+use highwater_core::plan::{DELETED_AT, SYNC_GROUP_ID};
+use highwater_core::types::{record_form, record_part};
 use highwater_core::{
-    Error, NullCursor, ReadMode, Result, Source, Table, TableName, TablePlan, WriteMode,
+    Error, MetadataColumns, NullCursor, ReadMode, Result, Source, Table, TableName, TablePlan,
+    WriteMode,
 };
 
+use crate::mappings;
 use crate::metadata;
-use crate::options::{KeyChoice, TableOptions, Target};
+use crate::options::{Deletes, KeyChoice, TableOptions, Target};
 use crate::schema;
 use crate::selection::{self, Selected};
 use crate::transforms;
@@ -55,16 +58,25 @@ impl Drafter<'_> {
     async fn draft(&self, selected: &Selected<'_>) -> Result<TablePlan> {
         let (table, options) = (selected.table, selected.options);
         let read = selection::project(table, options)?;
-        let source = Arc::new(metadata::without_stamps(read, self.target));
+        let read = metadata::without_stamps(read, self.target);
         let write_mode = options.write_mode.unwrap_or(self.target.write_mode);
         let read_mode = read_mode(table, options, write_mode)?;
         let primary_key = self.primary_key(table, options);
         let cursor_field = options.cursor.clone().or_else(|| table.cursor_field.clone());
         for column in primary_key.iter().chain(&cursor_field) {
-            selection::require_column(&source, column)?;
+            selection::require_column(&read, column)?;
         }
         check_key(table, &primary_key)?;
         self.check_mode(table, write_mode, &primary_key, cursor_field.as_ref())?;
+        let is_keyed = is_keyed(write_mode, &primary_key);
+        check_sweep(table, options, read_mode, is_keyed)?;
+        let deletion_column = deletion_column(&read, options, is_keyed)?;
+        let source = Arc::new(self.records(read, options));
+        let mut mapped = source.as_ref().clone().with_primary_key(primary_key);
+        mapped.cursor_field = cursor_field.clone();
+        let mapped = mappings::table(&options.mappings, &mapped)?;
+        let order_by = mapped.cursor_field.clone();
+        let primary_key = mapped.primary_key.clone();
         let mut notes = Vec::new();
         if let Some(note) = mode_note(read_mode, write_mode, &primary_key) {
             notes.push(note);
@@ -77,10 +89,13 @@ impl Drafter<'_> {
         if self.target.sync_group_id.is_some() && !target_key.is_empty() {
             target_key.insert(0, SYNC_GROUP_ID.to_owned());
         }
-        let mut target = source.as_ref().clone().with_primary_key(target_key);
         let mut fields = metadata::fields(self.target);
-        fields.extend(source.schema.fields().iter().map(|f| f.as_ref().clone()));
-        let kept = source.schema.metadata().clone();
+        let of_table = mapped.schema.fields().iter();
+        let of_table = of_table.filter(|f| fields.iter().all(|stamp| stamp.name() != f.name()));
+        let of_table: Vec<_> = of_table.map(|f| f.as_ref().clone()).collect();
+        fields.extend(of_table);
+        let kept = mapped.schema.metadata().clone();
+        let mut target = mapped.with_primary_key(target_key);
         target.schema = Arc::new(Schema::new_with_metadata(fields, kept));
         let steps = transforms::steps(&self.target.transformers, &target).await?;
         let (untransformed, mut target) = match steps.into_iter().next_back() {
@@ -88,21 +103,20 @@ impl Drafter<'_> {
             Some(last) => (Some(Arc::new(target)), last),
         };
         target.name = self.target_name(&target.name, options);
+        let commits_later = self.target.destination.capabilities().commits_later;
         let mut plan = TablePlan {
-            divisible: is_divisible(read_mode, write_mode, &target.primary_key),
-            target: Arc::new(target),
+            divisible: !commits_later && is_divisible(read_mode, write_mode, &target.primary_key),
             untransformed,
-            source,
-            read_mode,
-            write_mode,
             cursor_field,
+            order_by,
+            deletion_column,
+            mappings: options.mappings.clone(),
+            reconcile: options.deletes == Some(Deletes::Reconcile),
             null_cursor: options.null_cursor.unwrap_or(NullCursor::Include),
             lookback: options.lookback.unwrap_or(0),
             history_retention_seconds: options.history_retention_seconds,
-            is_state: false,
-            changes: Vec::new(),
-            guarantee: highwater_core::Guarantee::ExactlyOnce,
             notes,
+            ..TablePlan::new(source, Arc::new(target), read_mode, write_mode)
         };
         plan.guarantee = guarantee(
             &self.source.delivery(&plan),
@@ -112,6 +126,35 @@ impl Drafter<'_> {
             &plan.target.primary_key,
         );
         Ok(plan)
+    }
+
+    /// The table with those columns of its records that the destination wants: the records as they
+    /// came, and nothing else, where it takes them and nothing changes them on their way.
+    fn records(&self, mut table: Table, options: &TableOptions) -> Table {
+        let form = self.target.destination.capabilities().takes_records;
+        let name = self.target_name(&table.name, options);
+        let is_unchanged = options.columns.is_none()
+            && options.mappings.is_empty()
+            && self.target.transformers.is_empty()
+            && metadata::fields(self.target).is_empty()
+            && name == table.name;
+        let fields = table.schema.fields();
+        let line = fields.iter().find(|field| form.is_some() && record_form(field) == form);
+        let kept: Vec<_> = match line.filter(|_| is_unchanged) {
+            Some(line) => vec![Arc::clone(line)],
+            None => {
+                let with_parts =
+                    form.is_some() || self.target.metadata_columns == MetadataColumns::Airbyte;
+                let wanted = |field: &Field| match record_part(field) {
+                    None => true,
+                    Some(_) => with_parts && record_form(field).is_none(),
+                };
+                fields.iter().filter(|field| wanted(field)).cloned().collect()
+            }
+        };
+        let metadata = table.schema.metadata().clone();
+        table.schema = Arc::new(Schema::new_with_metadata(kept, metadata));
+        table
     }
 
     /// The key that the user names, or the one that the destination is configured with.
@@ -151,16 +194,18 @@ impl Drafter<'_> {
             .context("destination", &self.target.name)
             .hint(format!("write_mode: {0} (with URLs: --write-mode {0})", known.join(" | "))));
         }
-        if write_mode == WriteMode::AppendDedup && primary_key.is_empty() {
-            return Err(Error::config(
-                "`append-dedup` needs a primary key, and the source defines none",
-            )
+        let is_dedup = matches!(write_mode, WriteMode::AppendDedup | WriteMode::ReplaceDedup);
+        if is_dedup && primary_key.is_empty() {
+            return Err(Error::config(format!(
+                "`{write_mode}` needs a primary key, and the source defines none",
+            ))
             .context("table", &table.name)
             .hint(
                 "name its columns: `--primary-key id`, or `primary_key: [id]` in the table's entry",
             ));
         }
-        if write_mode == WriteMode::AppendDedup && cursor_field.is_none() {
+        let has_order = cursor_field.is_some() || table.source_defined_cursor;
+        if write_mode == WriteMode::AppendDedup && !has_order {
             return Err(Error::config(
                 "`append-dedup` needs a cursor field to tell which row is newer",
             )
@@ -233,8 +278,8 @@ fn read_mode(table: &Table, options: &TableOptions, write_mode: WriteMode) -> Re
     let has_cursor =
         options.cursor.is_some() || table.cursor_field.is_some() || table.source_defined_cursor;
     match options.read_mode {
-        Some(ReadMode::Incremental) if write_mode == WriteMode::Replace => {
-            Err(Error::config("`replace` needs a full refresh: an incremental read has not all rows")
+        Some(ReadMode::Incremental) if is_replaced(write_mode) => {
+            Err(Error::config(format!("`{write_mode}` needs a full refresh: an incremental read has not all rows"))
                 .context("table", &table.name)
                 .hint("leave `read_mode: incremental` out, or use another write mode"))
         }
@@ -244,15 +289,60 @@ fn read_mode(table: &Table, options: &TableOptions, write_mode: WriteMode) -> Re
                 .hint("name a column that grows with every change: `--cursor updated_at`, or `cursor: updated_at` in the table's entry"))
         }
         Some(mode) => Ok(mode),
-        None if write_mode == WriteMode::Replace || !has_cursor => Ok(ReadMode::FullRefresh),
+        None if is_replaced(write_mode) || !has_cursor => Ok(ReadMode::FullRefresh),
         None => Ok(ReadMode::Incremental),
     }
+}
+
+fn is_replaced(write_mode: WriteMode) -> bool {
+    matches!(write_mode, WriteMode::Replace | WriteMode::ReplaceDedup)
+}
+
+/// Whether rows are told apart by a key in this mode.
+fn is_keyed(write_mode: WriteMode, primary_key: &[String]) -> bool {
+    match write_mode {
+        WriteMode::Append | WriteMode::Replace => false,
+        WriteMode::AppendDedup | WriteMode::ReplaceDedup => true,
+        WriteMode::Overwrite | WriteMode::OverwriteDeleteStale => !primary_key.is_empty(),
+    }
+}
+
+fn check_sweep(
+    table: &Table,
+    options: &TableOptions,
+    read_mode: ReadMode,
+    is_keyed: bool,
+) -> Result<()> {
+    let sweeps = options.sweep_seconds.is_some() || options.deletes == Some(Deletes::Reconcile);
+    if sweeps && (!is_keyed || read_mode == ReadMode::FullRefresh) {
+        return Err(Error::config(
+            "A sweep is for tables that are read incrementally and written by key",
+        )
+        .context("table", &table.name)
+        .hint("write_mode: append-dedup, with a primary key and a cursor"));
+    }
+    Ok(())
+}
+
+/// The column by which deletions are told, where they are to remove rows.
+fn deletion_column(
+    table: &Table,
+    options: &TableOptions,
+    is_keyed: bool,
+) -> Result<Option<String>> {
+    if let Some(column) = &options.deletion_column {
+        selection::require_column(table, column)?;
+    }
+    let named = options.deletion_column.clone();
+    let usual = || table.field(DELETED_AT).map(|field| field.name().clone());
+    let column = named.or_else(usual);
+    Ok(column.filter(|_| is_keyed && options.deletes != Some(Deletes::Soft)))
 }
 
 /// Whether doing a part of the read twice changes nothing.
 fn is_divisible(read_mode: ReadMode, write_mode: WriteMode, target_key: &[String]) -> bool {
     match write_mode {
-        WriteMode::Replace => true,
+        WriteMode::Replace | WriteMode::ReplaceDedup => true,
         WriteMode::Overwrite | WriteMode::OverwriteDeleteStale => !target_key.is_empty(),
         WriteMode::Append | WriteMode::AppendDedup => read_mode == ReadMode::Incremental,
     }

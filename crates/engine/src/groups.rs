@@ -48,8 +48,31 @@ pub(crate) fn by_position(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<Group> {
     groups.into_iter().map(|(positions, tables)| group(seats, &positions, &tables)).collect()
 }
 
-/// All seats as one group, with every table that any of them plans, for sources that read all
-/// tables at once.
+/// Groups seats that ask for the same tables in the same way from the same positions, for sources
+/// that read all tables of a destination together.
+pub(crate) fn by_seat(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<Group> {
+    let mut classes: Vec<Vec<usize>> = Vec::new();
+    for (position, (_, plan, state)) in seats.iter().enumerate() {
+        let same = classes.iter_mut().find(|class| {
+            let (_, other, other_state) = &seats[class[0]];
+            plan.tables.len() == other.tables.len()
+                && plan.tables.iter().all(|(name, table)| {
+                    let other = other.tables.get(name);
+                    other.is_some_and(|other| reads_alike(other, other_state, table, state))
+                })
+        });
+        match same {
+            Some(class) => class.push(position),
+            None => classes.push(vec![position]),
+        }
+    }
+    let tables = |class: &[usize]| seats[class[0]].1.tables.keys().cloned().collect::<Vec<_>>();
+    let classes = classes.into_iter().filter(|class| !tables(class).is_empty());
+    classes.map(|class| group(seats, &class, &tables(&class))).collect()
+}
+
+/// All seats as one group, with every table that any of them plans, for sources that can be read
+/// only once.
 pub(crate) fn as_one(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<Group> {
     let Some((_, first, state)) = seats.first() else { return Vec::new() };
     let mut plan = first.as_ref().clone();
@@ -73,6 +96,8 @@ fn reads_alike(a: &TablePlan, a_state: &State, b: &TablePlan, b_state: &State) -
         && a.null_cursor == b.null_cursor
         && a.lookback == b.lookback
         && a.divisible == b.divisible
+        && a.generation == b.generation
+        && a.sweep == b.sweep
         && a_state.cursors_of(a.name()) == b_state.cursors_of(b.name())
         && a_state.cursors.get(&highwater_core::CursorKey::Global)
             == b_state.cursors.get(&highwater_core::CursorKey::Global)
@@ -91,9 +116,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use arrow_schema::{DataType, Field};
-    use highwater_core::{
-        Cursor, CursorKey, Guarantee, Instant, NullCursor, ReadMode, Table, WriteMode,
-    };
+    use highwater_core::{Cursor, CursorKey, Instant, ReadMode, Table, WriteMode};
     use serde_json::json;
 
     use super::*;
@@ -103,20 +126,9 @@ mod tests {
             let field = Field::new("id", DataType::Int64, false);
             let table = Arc::new(Table::new(TableName::new(name), vec![field]));
             let plan = TablePlan {
-                untransformed: None,
-                source: Arc::clone(&table),
-                target: table,
-                read_mode: ReadMode::Incremental,
-                write_mode,
                 cursor_field: Some("id".into()),
-                null_cursor: NullCursor::Include,
-                lookback: 0,
-                history_retention_seconds: None,
-                divisible: false,
-                is_state: false,
-                changes: vec![],
-                guarantee: Guarantee::ExactlyOnce,
-                notes: vec![],
+                order_by: Some("id".into()),
+                ..TablePlan::new(Arc::clone(&table), table, ReadMode::Incremental, write_mode)
             };
             (plan.name().clone(), plan)
         };

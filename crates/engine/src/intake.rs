@@ -13,8 +13,8 @@ use arrow_schema::{Field, Schema};
 use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::{
     Batch, Checkpoint, CommittedTables, Deletion, Destination, Error, ErrorKind, Fence, Guarantee,
-    Instant, NullCursor, Op, Partition, Plan, ReadMode, Result, SchemaChange, Table, TableName,
-    TablePlan, WriteMode, Writer,
+    Instant, Op, Partition, Plan, ReadMode, Result, SchemaChange, Table, TableName, TablePlan,
+    WriteMode, Writer,
 };
 use serde_json::Value;
 
@@ -292,19 +292,8 @@ impl Intake {
         };
         TablePlan {
             is_state: state_table::is_one(&source),
-            source: Arc::new(source),
-            target: Arc::new(target),
-            untransformed: None,
-            read_mode: ReadMode::Incremental,
-            write_mode,
-            cursor_field: None,
-            null_cursor: NullCursor::Include,
-            lookback: 0,
-            history_retention_seconds: None,
-            divisible: false,
-            changes: Vec::new(),
             guarantee: Guarantee::AtLeastOnce("others keep track of what was sent".to_owned()),
-            notes: Vec::new(),
+            ..TablePlan::new(Arc::new(source), Arc::new(target), ReadMode::Incremental, write_mode)
         }
     }
 

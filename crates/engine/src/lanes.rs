@@ -10,6 +10,7 @@ use highwater_core::{
 };
 use tokio::task::JoinHandle;
 
+use crate::deletions;
 use crate::events::Event;
 use crate::metadata;
 use crate::options::{Keeper, RunOptions, StateTable, Target};
@@ -126,6 +127,36 @@ impl Lane {
         })
     }
 
+    /// Whether its commits only hand over; see [`highwater_core::Capabilities::commits_later`].
+    pub(crate) fn commits_later(&self) -> bool {
+        self.target.destination.capabilities().commits_later
+    }
+
+    /// The last call: waits until what was handed over is durable, and saves its cursors.
+    /// `complete` are the tables that were read completely.
+    pub(crate) async fn end(&mut self, complete: &[TableName]) {
+        if self.has_failed() || !self.commits_later() {
+            return;
+        }
+        let own = complete.iter().filter(|table| self.plan.tables.contains_key(table));
+        let own: Vec<_> = own.cloned().collect();
+        let ended = async {
+            let Some(mut writer) = self.writer.take() else {
+                return Err(Error::internal("The writer is gone"));
+            };
+            let durable = writer.end(&own).await;
+            // Also of a writer that failed at its end: what it has confirmed is durable.
+            let confirmed = writer.durable().await;
+            for checkpoint in confirmed.iter().flatten().chain(durable.iter().flatten()) {
+                save_apart(&self.target, &self.plan, &self.fence, checkpoint).await?;
+            }
+            durable.map(drop)
+        };
+        if let Err(error) = ended.await {
+            self.fail(error);
+        }
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.outcome.error.is_some()
     }
@@ -202,6 +233,21 @@ impl Lane {
             return Ok(());
         };
         *self.outcome.rows_read.entry(name.clone()).or_default() += batch.rows.num_rows() as u64;
+        match &table.deletion_column {
+            None => self.pass(batch).await,
+            Some(column) => {
+                for part in deletions::split(batch, column)? {
+                    self.pass(&part).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes rows of one kind through all that is between the source and the writer.
+    async fn pass(&mut self, batch: &Batch) -> Result<()> {
+        let name = &batch.table.name;
+        let Some(table) = self.plan.tables.get(name) else { return Ok(()) };
         let first = table.untransformed.as_ref().unwrap_or(&table.target);
         let shaped = metadata::shape(batch, &self.plan, table, first)?;
         let Some(chain) = &mut self.chain else { return self.hand_on(shaped).await };
@@ -253,7 +299,12 @@ impl Lane {
             return Err(Error::internal("The writer is gone"));
         };
         let committed = writer.commit(checkpoint).await?;
-        if !self.plan.state_with_data {
+        if self.target.destination.capabilities().commits_later {
+            let durable = writer.durable().await?;
+            for checkpoint in &durable {
+                save_apart(&self.target, &self.plan, &self.fence, checkpoint).await?;
+            }
+        } else if !self.plan.state_with_data {
             save_apart(&self.target, &self.plan, &self.fence, checkpoint).await?;
         }
         for table in self.outcome.rows_read.keys() {
@@ -304,6 +355,10 @@ pub(crate) async fn save_record(
         rows_total: 0,
         finished_epoch,
         finished_at: finished_epoch.map(|_| plan.started_at),
+        generation: table_plan.generation,
+        finished_generation: finished_epoch.map(|_| table_plan.generation),
+        rebuild: table_plan.rebuild,
+        swept_at: (finished_epoch.is_some() && table_plan.sweep).then_some(plan.started_at),
     };
     let store: &dyn StateStore = state_store(target)?;
     store.save_table(fence, table, &record).await

@@ -137,6 +137,15 @@ impl Ledger {
         self.fail(seat, table, error, false, options);
     }
 
+    /// Something that the user should know about a table, once.
+    pub(crate) fn note(&mut self, seat: usize, table: &TableName, text: &str) {
+        if let Some(account) = self.books[seat].accounts.get_mut(table)
+            && !account.summary.notes.iter().any(|known| known == text)
+        {
+            account.summary.notes.push(text.to_owned());
+        }
+    }
+
     /// As [`Self::table_failed`], where the table could not be read.
     pub(crate) fn table_unread(
         &mut self,

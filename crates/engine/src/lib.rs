@@ -3,12 +3,14 @@
 //! [`sync()`](sync::sync) in `sync.rs` is the data path; read it first.
 
 mod adopt;
+mod deletions;
 mod draft;
 pub mod events;
 mod groups;
 pub mod intake;
 mod lanes;
 mod ledger;
+pub mod mappings;
 pub mod metadata;
 pub mod options;
 pub mod planning;
@@ -23,7 +25,7 @@ mod transforms;
 pub use events::{Event, Observer, Silent};
 pub use intake::Intake;
 pub use options::{
-    ColumnOptions, Keeper, KeyChoice, RunOptions, StateTable, StopSignal, SyncRequest,
+    ColumnOptions, Deletes, Keeper, KeyChoice, RunOptions, StateTable, StopSignal, SyncRequest,
     TableOptions, Target,
 };
 pub use planning::{Planned, Refused, plan};

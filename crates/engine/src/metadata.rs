@@ -1,14 +1,20 @@
 //! Columns that highwater adds, and the shape of a batch at its destination.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+    ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
     new_null_array,
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
-use highwater_core::plan::{SOURCE_NAME, SYNC_GROUP_ID, SYNC_TIME};
+use highwater_core::plan::{
+    EXTRACTED_AT, GENERATION_ID, META, RAW_ID, SOURCE_NAME, SYNC_GROUP_ID, SYNC_TIME,
+};
+use highwater_core::types::{self, extension_field, record_part};
 use highwater_core::{Batch, Error, MetadataColumns, Op, Plan, Result, Table, TablePlan};
+
+use uuid::Uuid;
 
 use crate::adopt;
 use crate::options::Target;
@@ -20,6 +26,15 @@ pub(crate) fn fields(target: &Target) -> Vec<Field> {
         let instant = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
         fields.push(Field::new(SYNC_TIME, instant, true));
         fields.push(Field::new(SOURCE_NAME, DataType::Utf8, true));
+    }
+    if target.metadata_columns == MetadataColumns::Airbyte {
+        let instant = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
+        fields.push(Field::new(RAW_ID, DataType::Utf8, false));
+        fields.push(Field::new(EXTRACTED_AT, instant, false));
+        let meta = extension_field(META, DataType::Utf8, types::JSON);
+        let meta = types::with_metadata(meta, types::DECLARED, "postgresql:jsonb");
+        fields.push(meta.with_nullable(false));
+        fields.push(Field::new(GENERATION_ID, DataType::Int64, true));
     }
     if target.sync_group_id.is_some() {
         fields.push(Field::new(SYNC_GROUP_ID, DataType::Utf8, false));
@@ -33,7 +48,9 @@ pub(crate) fn without_stamps(mut source: Table, target: &Target) -> Table {
     let stamps = fields(target);
     if stamps.iter().any(|stamp| source.field(stamp.name()).is_some()) {
         let kept = source.schema.fields().iter();
-        let kept = kept.filter(|f| stamps.iter().all(|stamp| stamp.name() != f.name()));
+        let kept = kept.filter(|f| {
+            record_part(f).is_some() || stamps.iter().all(|stamp| stamp.name() != f.name())
+        });
         source.schema = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
     }
     source
@@ -51,8 +68,9 @@ pub(crate) fn shape(batch: &Batch, plan: &Plan, table: &TablePlan, into: &Table)
             _ => rows.schema_ref().index_of(field.name()).ok(),
         };
         match found {
+            Some(found) if field.name() == META => meta(plan, rows.column(found)),
             Some(found) => adopt::column(rows.schema_ref().field(found), rows.column(found), field),
-            None => Ok(constant(field, plan, rows.num_rows())),
+            None => Ok(constant(field, plan, table, rows.num_rows())),
         }
     });
     let columns = columns.collect::<Result<Vec<ArrayRef>>>();
@@ -75,8 +93,38 @@ pub(crate) fn shape(batch: &Batch, plan: &Plan, table: &TablePlan, into: &Table)
     Ok(Batch { table: Arc::clone(&table.source), op: batch.op, rows })
 }
 
-fn constant(field: &Field, plan: &Plan, rows: usize) -> ArrayRef {
+/// What a source says was changed in its records, with the run that brought them.
+fn meta(plan: &Plan, changes: &ArrayRef) -> Result<ArrayRef> {
+    let Some(changes) = changes.as_any().downcast_ref::<StringArray>() else {
+        return Err(Error::internal("What was changed in records is no text"));
+    };
+    let sync_id = plan.started_at.0;
+    let nothing = format!("{{\"sync_id\":{sync_id},\"changes\":[]}}");
+    let texts = changes.iter().map(|changes| match changes.and_then(|c| c.strip_prefix('{')) {
+        Some(rest) => Cow::Owned(format!("{{\"sync_id\":{sync_id},{rest}")),
+        None => Cow::Borrowed(nothing.as_str()),
+    });
+    Ok(Arc::new(StringArray::from_iter_values(texts)))
+}
+
+fn constant(field: &Field, plan: &Plan, table: &TablePlan, rows: usize) -> ArrayRef {
     match field.name().as_str() {
+        RAW_ID => {
+            let ids = (0..rows).map(|_| Uuid::new_v4().to_string());
+            Arc::new(StringArray::from_iter_values(ids))
+        }
+        EXTRACTED_AT => {
+            let stamps = TimestampMicrosecondArray::from_value(plan.started_at.0, rows);
+            Arc::new(stamps.with_data_type(field.data_type().clone()))
+        }
+        META => {
+            let text = format!("{{\"sync_id\":{},\"changes\":[]}}", plan.started_at.0);
+            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)))
+        }
+        GENERATION_ID => {
+            let generation = i64::try_from(table.generation).unwrap_or(i64::MAX);
+            Arc::new(Int64Array::from_value(generation, rows))
+        }
         SYNC_TIME => {
             let stamps = TimestampMicrosecondArray::from_value(plan.started_at.0, rows);
             Arc::new(stamps.with_data_type(field.data_type().clone()))
@@ -94,27 +142,17 @@ fn constant(field: &Field, plan: &Plan, rows: usize) -> ArrayRef {
 
 #[cfg(test)]
 mod tests {
-    use highwater_core::{Guarantee, Instant, NullCursor, ReadMode, TableName, WriteMode};
+    use highwater_core::{Instant, ReadMode, TableName, WriteMode};
 
     use super::*;
 
     fn planned(source: Table, target: Table) -> (Plan, TablePlan) {
-        let table = TablePlan {
-            untransformed: None,
-            source: Arc::new(source),
-            target: Arc::new(target),
-            read_mode: ReadMode::FullRefresh,
-            write_mode: WriteMode::Append,
-            cursor_field: None,
-            null_cursor: NullCursor::Include,
-            lookback: 0,
-            history_retention_seconds: None,
-            divisible: false,
-            is_state: false,
-            changes: vec![],
-            guarantee: Guarantee::ExactlyOnce,
-            notes: vec![],
-        };
+        let table = TablePlan::new(
+            Arc::new(source),
+            Arc::new(target),
+            ReadMode::FullRefresh,
+            WriteMode::Append,
+        );
         let plan = Plan {
             sync_group_id: None,
             sync: "shop".into(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use highwater_core::{
-    Destination, Error, MetadataColumns, NullCursor, ReadMode, Result, Table, Transformer,
+    Destination, Error, Mapping, MetadataColumns, NullCursor, ReadMode, Result, Table, Transformer,
     WriteMode,
 };
 use serde::Serialize;
@@ -41,6 +41,28 @@ pub struct TableOptions {
     pub lookback: Option<u64>,
     /// How long the history table keeps rows, in seconds.
     pub history_retention_seconds: Option<u64>,
+    /// What is done to its rows before they are written, in order.
+    pub mappings: Vec<Mapping>,
+    /// What becomes of rows that the source has deleted; [`Deletes::Hard`] by default.
+    pub deletes: Option<Deletes>,
+    /// The column that says that a record is a deletion, where it is not
+    /// [`highwater_core::plan::DELETED_AT`].
+    pub deletion_column: Option<String>,
+    /// How long after the last complete read an incremental table is read as a whole again, in
+    /// seconds; 0: every time. `None`: never, or every time with [`Deletes::Reconcile`].
+    pub sweep_seconds: Option<u64>,
+}
+
+/// What becomes of rows that the source has deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deletes {
+    /// A record that says so removes its row, in the write modes that have keys.
+    Hard,
+    /// Such a record is a row like others.
+    Soft,
+    /// As hard; and a sweep removes every row that it did not bring.
+    Reconcile,
 }
 
 /// A column to copy.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
+use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
     CursorKey, Destination, Error, ErrorKind, ExistingTable, Instant, Plan, ReadMode, Result,
     SchemaChange, Source, State, StateStore, Table, TablePlan, WriteMode,
@@ -12,7 +13,7 @@ use highwater_core::{
 
 use crate::adopt;
 use crate::draft::Drafter;
-use crate::options::{SyncRequest, Target};
+use crate::options::{Deletes, SyncRequest, Target};
 use crate::schema;
 use crate::selection;
 
@@ -163,6 +164,7 @@ impl<'a> Selector<'a> {
             .filter(|(draft, _)| draft.read_mode == ReadMode::Incremental)
             .peekable();
         target.destination.capabilities().describes_tables
+            && self.request.state_table.is_some()
             && kept_by_source(state)
             && incremental.peek().is_some()
             && incremental
@@ -183,6 +185,13 @@ impl<'a> Selector<'a> {
         ))
     }
 
+    /// After how many seconds the table is read as a whole again; `None`: never.
+    fn sweep_seconds(&self, draft: &TablePlan) -> Option<u64> {
+        let options = selection::options_of(self.request, draft.name())?;
+        let every_time = (options.deletes == Some(Deletes::Reconcile)).then_some(0);
+        options.sweep_seconds.or(every_time)
+    }
+
     /// The time of the run, later than that of any run before even when the clock went back:
     /// stale rows are told by it.
     fn started_at(&self, state: &State) -> Instant {
@@ -200,6 +209,7 @@ impl<'a> Selector<'a> {
     ) -> Result<()> {
         let record = state.tables.get(draft.name());
         let knows = target.destination.capabilities().describes_tables;
+        reading(draft, self.sweep_seconds(draft), state, self.run.started_at);
         let resumes = resumes(draft, state);
         if resumes && knows {
             schema::check_identity(draft, record, existing.as_ref())?;
@@ -244,6 +254,49 @@ impl<'a> Selector<'a> {
         }
         Ok(())
     }
+}
+
+/// Settles which reading of the table this is: a new one, or an unfinished one that goes on; and
+/// whether it is a sweep.
+fn reading(draft: &mut TablePlan, sweep_seconds: Option<u64>, state: &State, now: Instant) {
+    let record = state.tables.get(draft.name());
+    let generation = record.map_or(0, |record| record.generation);
+    let unfinished =
+        record.is_some_and(|r| r.finished_generation.is_none_or(|done| done < r.generation));
+    if draft.read_mode == ReadMode::FullRefresh {
+        let position = CursorKey::Partition(draft.name().clone(), FULL_REFRESH.to_owned());
+        let resumes = draft.source.resumable
+            && unfinished
+            && state.cursors.get(&position).is_some_and(|cursor| !cursor.0.is_null());
+        draft.generation = if resumes { generation } else { generation + 1 };
+        return;
+    }
+    draft.generation = generation;
+    draft.rebuild = unfinished && record.is_some_and(|record| record.rebuild);
+    let due = |after: u64| {
+        let swept = record.and_then(|record| record.swept_at);
+        swept.is_none_or(|swept| now.micros_since(swept) / 1_000_000 >= after)
+    };
+    draft.sweep = !draft.rebuild && sweep_seconds.is_some_and(due);
+    draft.reconcile &= draft.sweep;
+}
+
+/// The state as the source may use it: without the positions of tables that are read anew.
+pub(crate) fn to_read_from(plan: &Plan, mut state: State) -> State {
+    let is_kept = |key: &CursorKey| {
+        let Some(table) = key.table().and_then(|table| plan.tables.get(table)) else { return true };
+        let is_of_refresh = key.partition() == FULL_REFRESH;
+        match table.read_mode {
+            ReadMode::Incremental => !is_of_refresh && !table.sweep,
+            ReadMode::FullRefresh => {
+                let record = state.tables.get(table.name());
+                !is_of_refresh || record.is_some_and(|r| r.generation == table.generation)
+            }
+        }
+    };
+    let kept: Vec<_> = state.cursors.keys().filter(|key| is_kept(key)).cloned().collect();
+    state.cursors.retain(|key, _| kept.contains(key));
+    state
 }
 
 /// Whether the read of a table goes on where an earlier sync ended.
@@ -301,7 +354,8 @@ fn keep_dropped_columns(draft: &mut TablePlan, existing: &Table, known: &[String
         .filter(|f| known.contains(f.name()) && draft.target.field(f.name()).is_none())
         .map(|f| f.as_ref().clone().with_nullable(true))
         .collect();
-    if dropped.is_empty() || draft.write_mode == WriteMode::Replace {
+    let is_replaced = matches!(draft.write_mode, WriteMode::Replace | WriteMode::ReplaceDedup);
+    if dropped.is_empty() || is_replaced {
         return;
     }
     let names: BTreeSet<_> = dropped.iter().map(|f| f.name().as_str()).collect();

@@ -1,6 +1,6 @@
 //! A run: leases and plans at its begin, partitions in parallel, tables finished, leases back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::LEASE_RENEWAL_SECONDS;
 use highwater_core::{
     Committed, Completion, Cursor, CursorKey, Error, ErrorKind, Fence, Instant, LeaseRequest,
-    Owner, Partition, Plan, Result, Source, State, TableName, TablePlan,
+    Owner, Partition, Plan, Reads, Result, Source, State, TableName, TablePlan,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
@@ -21,7 +21,7 @@ use crate::ledger::Ledger;
 use crate::options::{RunOptions, SyncRequest, Target};
 use crate::planning::{self, Selector, state_key, state_store};
 use crate::summary::Summary;
-use crate::sync::{Copied, copy, task_ended};
+use crate::sync::{Copied, copy_in_turn, task_ended};
 
 /// More writers than this at one destination help nobody.
 const WRITERS_LIMIT: usize = 1024;
@@ -55,17 +55,20 @@ impl Drop for Seat {
     }
 }
 
-/// One partition and the seats that write it.
+/// What the same lanes copy, and the seats that they belong to: one partition, or all of them one
+/// after another where a destination takes all of a run through one writer.
 struct Job {
-    partition: Partition,
+    partitions: Vec<Partition>,
     site: Arc<Site>,
     seats: Vec<usize>,
 }
 
 /// How a job ended.
 struct Done {
-    partition: Partition,
-    read: Result<Copied>,
+    partitions: Vec<Partition>,
+    /// What became of each partition; fewer than there are when the run was stopped, none when
+    /// no destination could be written to.
+    copied: Vec<Copied>,
     lanes: Vec<(usize, LaneOutcome)>,
 }
 
@@ -158,8 +161,9 @@ impl<'a> Run<'a> {
         let writers = target.destination.capabilities().writers_max.clamp(1, WRITERS_LIMIT);
         let renewal = tokio::spawn(renew(target.clone(), fence.clone(), self.options.clone()));
         let seat = Seat {
+            state: planning::to_read_from(&planned.plan, state),
             plan: Arc::new(planned.plan),
-            state,
+
             fence,
             writers: Arc::new(Semaphore::new(writers)),
             renewal,
@@ -177,7 +181,7 @@ impl<'a> Run<'a> {
             while working.len() < self.options.tasks_max.max(1) && !self.options.stop.is_stopping()
             {
                 let Some(job) = waiting.next() else { break };
-                for table in &job.partition.tables {
+                for table in job.partitions.iter().flat_map(|partition| &partition.tables) {
                     self.ledger.table_started(table, self.options);
                 }
                 working.spawn(self.start(job));
@@ -194,11 +198,22 @@ impl<'a> Run<'a> {
         let seats: Vec<_> =
             self.seats.iter().map(|(i, s)| (*i, Arc::clone(&s.plan), &s.state)).collect();
         let mut jobs = Vec::new();
-        let groups = if self.source.reads_as_one() {
-            groups::as_one(&seats)
-        } else {
-            groups::by_position(&seats)
+        let grouped = match self.source.reads() {
+            Reads::ByTable => groups::by_position,
+            Reads::Together => groups::by_seat,
+            Reads::Once => groups::as_one,
         };
+        // A destination that takes all of a run through one writer shares no read, unless there
+        // can be one only.
+        let shared: Vec<Vec<_>> = match self.source.reads() {
+            Reads::Once => vec![seats],
+            _ => {
+                let (alone, shared): (Vec<_>, Vec<_>) =
+                    seats.into_iter().partition(|(index, ..)| self.commits_later(*index));
+                alone.into_iter().map(|seat| vec![seat]).chain([shared]).collect()
+            }
+        };
+        let groups: Vec<_> = shared.iter().flat_map(|seats| grouped(seats)).collect();
         for group in groups {
             let site = Arc::new(Site {
                 plan: Arc::new(group.plan),
@@ -208,15 +223,28 @@ impl<'a> Run<'a> {
                 state_table: self.request.state_table.clone(),
                 serves_all: group.serves_all,
             });
-            for partition in self.source.partitions(&site.plan, &site.state).await? {
+            let partitions = self.source.partitions(&site.plan, &site.state).await?;
+            for partition in &partitions {
                 self.ledger.expect(&partition.tables, &group.seats);
-                jobs.push(Job { partition, site: Arc::clone(&site), seats: group.seats.clone() });
+            }
+            let in_turn = group.seats.iter().any(|&index| self.commits_later(index));
+            let batches: Vec<Vec<Partition>> = match in_turn {
+                true if !partitions.is_empty() => vec![partitions],
+                _ => partitions.into_iter().map(|partition| vec![partition]).collect(),
+            };
+            for partitions in batches {
+                let (site, seats) = (Arc::clone(&site), group.seats.clone());
+                jobs.push(Job { partitions, site, seats });
             }
         }
         for (seat, table) in self.ledger.without_partitions() {
             self.finish(seat, &table).await;
         }
         Ok(jobs)
+    }
+
+    fn commits_later(&self, index: usize) -> bool {
+        self.request.targets[index].destination.capabilities().commits_later
     }
 
     /// The future that does a job. It borrows nothing of the run, so that jobs run on all cores.
@@ -243,7 +271,8 @@ impl<'a> Run<'a> {
             // Always in the order of the request, so that two jobs never wait for each other.
             for (index, target, plan, fence, writers) in seats {
                 permits.extend(writers.acquire_owned().await.ok());
-                let opened = Lane::open(index, &target, plan, &job.partition, &fence, &job.site);
+                let whole = as_one(&job.partitions);
+                let opened = Lane::open(index, &target, plan, &whole, &fence, &job.site);
                 match opened.await {
                     Ok(lane) => lanes.push(lane),
                     Err(error) => failed.push((
@@ -252,40 +281,60 @@ impl<'a> Run<'a> {
                     )),
                 }
             }
-            let read = if lanes.is_empty() {
-                Ok(Copied { completion: Completion::Stopped, failed: Vec::new() })
-            } else {
-                copy(&source, &job.partition, &mut lanes, &job.site).await
+            let copied = match lanes.is_empty() {
+                true => Vec::new(),
+                false => copy_in_turn(&source, &job.partitions, &mut lanes, &job.site).await,
             };
             let done = lanes.into_iter().map(|lane| (lane.target_index, lane.into_outcome()));
             let lanes = done.chain(failed).collect();
-            Done { partition: job.partition, read, lanes }
+            Done { partitions: job.partitions, copied, lanes }
         }
     }
 
     /// Books what a job did, and finishes the tables that are complete with it.
     async fn settle(&mut self, done: Done) {
-        let (complete, failed, error) = match &done.read {
-            Ok(copied) => (copied.completion == Completion::Complete, &copied.failed[..], None),
-            Err(error) => (false, &[][..], Some(error)),
-        };
+        let tables: BTreeSet<_> = done.partitions.iter().flat_map(|p| &p.tables).collect();
         for (index, outcome) in &done.lanes {
             let index = *index;
             if outcome.error.as_ref().is_some_and(|e| e.kind() == ErrorKind::Fenced) {
                 self.options.stop.stop();
             }
-            for (table, error) in failed {
-                self.ledger.table_unread(index, table, error, self.options);
-            }
-            for table in &done.partition.tables {
+            for table in &tables {
                 self.ledger.book(index, table, outcome);
-                if let Some(error) = &outcome.error {
-                    self.ledger.table_failed(index, table, error, self.options);
-                } else if let Some(error) = error {
-                    self.ledger.table_unread(index, table, error, self.options);
-                } else if complete && self.ledger.partition_done(index, table) {
+            }
+            for (at, partition) in done.partitions.iter().enumerate() {
+                let copied = done.copied.get(at);
+                self.settle_partition(index, partition, copied, outcome).await;
+            }
+        }
+    }
+
+    async fn settle_partition(
+        &mut self,
+        index: usize,
+        partition: &Partition,
+        copied: Option<&Copied>,
+        outcome: &LaneOutcome,
+    ) {
+        let options = self.options;
+        for (table, text) in copied.iter().flat_map(|copied| &copied.notes) {
+            self.ledger.note(index, table, text);
+        }
+        for (table, error) in copied.iter().flat_map(|copied| &copied.failed) {
+            self.ledger.table_unread(index, table, error, options);
+        }
+        for table in &partition.tables {
+            let ended = copied.and_then(|copied| copied.ended.as_ref());
+            if let Some(error) = &outcome.error {
+                self.ledger.table_failed(index, table, error, options);
+            } else if copied.is_some_and(|copied| copied.has_all_of(table)) {
+                if self.ledger.partition_done(index, table) {
                     self.finish(index, table).await;
                 }
+            } else if let Some(Err(error)) = ended {
+                self.ledger.table_unread(index, table, error, options);
+            } else if let Some(Ok(Completion::Complete)) = ended {
+                self.ledger.table_unread(index, table, &said_nothing(table), options);
             }
         }
     }
@@ -333,6 +382,27 @@ impl<'a> Run<'a> {
             stopped,
         )
     }
+}
+
+/// Several partitions as what one writer takes.
+fn as_one(partitions: &[Partition]) -> Partition {
+    let mut parts = partitions.iter();
+    let mut whole = parts.next().cloned().unwrap_or_else(|| Partition {
+        tables: Vec::new(),
+        id: String::new(),
+        bounds: serde_json::Value::Null,
+    });
+    for part in parts {
+        let new = part.tables.iter().filter(|table| !whole.tables.contains(table));
+        let new: Vec<_> = new.cloned().collect();
+        whole.tables.extend(new);
+    }
+    whole
+}
+
+fn said_nothing(table: &TableName) -> Error {
+    Error::data("The source ended without saying that it has read the table completely")
+        .context("table", table)
 }
 
 /// Shows signs of life until the run ends, and stops the run when a newer one has taken over.

@@ -1,6 +1,7 @@
 //! Which tables and columns the user's patterns mean.
 
 use arrow_schema::{DataType, Field};
+use highwater_core::types::record_part;
 use highwater_core::{Error, Result, Table, TableName};
 
 use crate::options::{SyncRequest, TableOptions};
@@ -30,9 +31,7 @@ pub(crate) fn select<'a>(
         .iter()
         .filter(|t| !request.skip_tables.iter().any(|s| matches(s, &t.name)))
         .filter_map(|table| {
-            let mut entries = request.tables.iter().filter(|o| matches(&o.name, &table.name));
-            let exact = entries.clone().find(|o| !o.name.contains('*'));
-            exact.or_else(|| entries.next()).map(|options| Selected { table, options })
+            options_of(request, &table.name).map(|options| Selected { table, options })
         })
         .collect();
     if selected.is_empty() {
@@ -41,6 +40,16 @@ pub(crate) fn select<'a>(
         );
     }
     Ok(selected)
+}
+
+/// The entry that counts for a table.
+pub(crate) fn options_of<'a>(
+    request: &'a SyncRequest,
+    table: &TableName,
+) -> Option<&'a TableOptions> {
+    let mut entries = request.tables.iter().filter(|o| matches(&o.name, table));
+    let exact = entries.clone().find(|o| !o.name.contains('*'));
+    exact.or_else(|| entries.next())
 }
 
 /// Whether the pattern, in which `*` matches any text, names the table.
@@ -102,6 +111,9 @@ pub(crate) fn project(table: &Table, options: &TableOptions) -> Result<Table> {
             }
         });
     }
+    // What records bring beside their columns is chosen later.
+    let parts = table.schema.fields().iter().filter(|field| record_part(field).is_some());
+    fields.extend(parts.map(|field| field.as_ref().clone()));
     let key = options.primary_key.as_ref().unwrap_or(&table.primary_key);
     for column in key.iter().chain(options.cursor.as_ref()) {
         if !columns.iter().any(|c| &c.name == column) {

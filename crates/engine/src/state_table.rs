@@ -16,9 +16,8 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{DataType, Field, Schema};
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Batch, Checkpoint, Cursor, CursorKey, Destination, Error, Fence, Guarantee, LogicalType,
-    Message, NullCursor, Op, Output, Partition, Plan, ReadMode, Result, Table, TableName,
-    TablePlan, WriteMode, text,
+    Batch, Checkpoint, Cursor, CursorKey, Destination, Error, Fence, LogicalType, Message, Op,
+    Output, Partition, Plan, ReadMode, Result, Table, TableName, TablePlan, WriteMode, text,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -163,20 +162,13 @@ impl StateTable {
             target.primary_key.clear();
         }
         let mut plan = TablePlan {
-            source: Arc::new(source),
-            target: Arc::new(target),
-            untransformed: None,
-            read_mode: ReadMode::Incremental,
-            write_mode: if overwrites { WriteMode::Overwrite } else { WriteMode::Append },
-            cursor_field: None,
-            null_cursor: NullCursor::Include,
-            lookback: 0,
-            history_retention_seconds: None,
-            divisible: false,
             is_state: true,
-            changes: Vec::new(),
-            guarantee: Guarantee::ExactlyOnce,
-            notes: Vec::new(),
+            ..TablePlan::new(
+                Arc::new(source),
+                Arc::new(target),
+                ReadMode::Incremental,
+                if overwrites { WriteMode::Overwrite } else { WriteMode::Append },
+            )
         };
         plan.changes = schema::changes(keeper, &plan, there.as_ref())
             .map_err(|e| e.context("state table", &self.table.name))?;

@@ -4,6 +4,7 @@
 //! what these two do. The order inside `copy` is the promise of the project: rows and cursor are
 //! committed first (together, or rows before cursor), and only then the source is told.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Batch, Checkpoint, Completion, Error, Message, Output, Partition, Result, Source, TableName,
+    Batch, Checkpoint, Completion, Cursor, Error, Fence, Message, Output, Partition, Result,
+    Source, TableName,
 };
+use tokio::time::timeout;
 
 use crate::events::Event;
 use crate::lanes::{Lane, Site};
@@ -92,34 +95,124 @@ async fn stopped_for(options: &RunOptions, patience: Duration) {
 }
 
 /// How the copy of a partition ended.
+#[derive(Default)]
 pub(crate) struct Copied {
-    /// How the read ended.
-    pub(crate) completion: Completion,
+    /// How the read ended; `None`: nobody was left to write to.
+    pub(crate) ended: Option<Result<Completion>>,
     /// The tables that the source could not read completely.
     pub(crate) failed: Vec<(TableName, Arc<Error>)>,
+    /// The tables that it said were read completely, if it says that of single tables.
+    pub(crate) completed: BTreeSet<TableName>,
+    /// What it said about tables.
+    pub(crate) notes: Vec<(TableName, String)>,
+}
+
+impl Copied {
+    /// Whether everything of the table was read.
+    pub(crate) fn has_all_of(&self, table: &TableName) -> bool {
+        let is_complete = matches!(self.ended, Some(Ok(Completion::Complete)));
+        self.completed.contains(table)
+            || (self.completed.is_empty()
+                && is_complete
+                && self.failed.iter().all(|(failed, _)| failed != table))
+    }
+}
+
+/// Copies partitions one after another through the same lanes, and lets these end.
+pub(crate) async fn copy_in_turn(
+    source: &Arc<dyn Source>,
+    partitions: &[Partition],
+    lanes: &mut [Lane],
+    site: &Site,
+) -> Vec<Copied> {
+    let mut copied = Vec::new();
+    let mut last = None;
+    for partition in partitions {
+        if copied.len() > 0 && site.options.stop.is_stopping() {
+            break;
+        }
+        copied.push(copy(source, partition, lanes, &mut last, site).await);
+    }
+    if lanes.iter().any(Lane::commits_later) {
+        let complete = complete_tables(partitions, &copied);
+        if let Err(error) = end(source, lanes, &complete, last, site).await
+            && let Some(copied) = copied.last_mut()
+        {
+            copied.ended = Some(Err(error));
+        }
+    }
+    copied
+}
+
+/// The tables of which every partition was read completely.
+fn complete_tables(partitions: &[Partition], copied: &[Copied]) -> Vec<TableName> {
+    let tables: BTreeSet<_> = partitions.iter().flat_map(|p| &p.tables).collect();
+    let is_complete = |table: &TableName| {
+        let mut own = partitions.iter().enumerate().filter(|(_, p)| p.tables.contains(table));
+        own.all(|(at, _)| copied.get(at).is_some_and(|copied| copied.has_all_of(table)))
+    };
+    tables.into_iter().filter(|table| is_complete(table)).cloned().collect()
+}
+
+/// Waits until what lanes have handed over is durable, saves its cursors, and tells the source.
+async fn end(
+    source: &Arc<dyn Source>,
+    lanes: &mut [Lane],
+    complete: &[TableName],
+    last: Option<Checkpoint>,
+    site: &Site,
+) -> Result<()> {
+    let ends = join_all(lanes.iter_mut().map(|lane| lane.end(complete)));
+    if site.options.stop.is_stopping() {
+        // What was not confirmed by then is sent again by the next run.
+        if timeout(STOP_PATIENCE, ends).await.is_err() {
+            return Ok(());
+        }
+    } else {
+        ends.await;
+    }
+    let (Some(last), true) = (last, all_have_it(lanes, site)) else { return Ok(()) };
+    if let Some(table) = &site.state_table {
+        let (_, kept) = state_table::split(&last);
+        let fence = lanes.first().map(|lane| lane.fence().clone());
+        save_kept(fence.filter(|_| site.serves_all), table, kept.as_ref()).await?;
+    }
+    acknowledge(source, &last).await
 }
 
 /// Copies one partition: reads it once and writes it to every lane.
 ///
 /// A lane is a destination's part in it. A lane that fails is left behind with its error and its
-/// older cursor; the others go on. The returned completion is the source's.
-pub(crate) async fn copy(
+/// older cursor; the others go on. `last` is the checkpoint that was committed last.
+async fn copy(
     source: &Arc<dyn Source>,
     partition: &Partition,
     lanes: &mut [Lane],
+    last: &mut Option<Checkpoint>,
     site: &Site,
-) -> Result<Copied> {
+) -> Copied {
+    let mut copied = Copied::default();
+    let ended = read_and_write(source, partition, lanes, &mut copied, last, site).await;
+    copied.ended = ended.transpose();
+    copied
+}
+
+async fn read_and_write(
+    source: &Arc<dyn Source>,
+    partition: &Partition,
+    lanes: &mut [Lane],
+    copied: &mut Copied,
+    last: &mut Option<Checkpoint>,
+    site: &Site,
+) -> Result<Option<Completion>> {
     let (output, mut messages) =
         Output::bounded(MESSAGES_IN_FLIGHT, Arc::clone(&site.options.stop.flag));
     let reading = site.spawn_read(Arc::clone(source), partition.clone(), output);
     let mut out_of_patience = pin!(stopped_for(&site.options, STOP_PATIENCE));
-    let mut failed = Vec::new();
     loop {
         let message = tokio::select! {
             message = messages.recv() => message,
-            () = &mut out_of_patience => {
-                return Ok(Copied { completion: Completion::Stopped, failed });
-            }
+            () = &mut out_of_patience => return Ok(Some(Completion::Stopped)),
         };
         match message {
             Some(Message::Batch(batch)) => write(lanes, &batch, site).await?,
@@ -128,21 +221,26 @@ pub(crate) async fn copy(
             }
             Some(Message::Checkpoint(checkpoint)) => {
                 commit(source, lanes, &checkpoint, site).await?;
+                *last = Some(checkpoint);
             }
-            Some(Message::Failed { table, error }) => failed.push((table, error)),
+            Some(Message::Failed { table, error }) => copied.failed.push((table, error)),
+            Some(Message::Completed(table)) => drop(copied.completed.insert(table)),
+            Some(Message::Note { table, text }) => copied.notes.push((table, text)),
             None => break,
         }
         if lanes.iter().all(Lane::has_failed) {
             // Nobody is left to write to. Dropping the receiver ends the read.
-            return Ok(Copied { completion: Completion::Stopped, failed });
+            return Ok(None);
         }
     }
     let completion = reading.await?;
-    if completion == Completion::Complete && lanes.iter().any(Lane::is_dirty) {
+    // A source that speaks of single tables has covered what it calls complete.
+    let is_covered = !copied.completed.is_empty();
+    if completion == Completion::Complete && !is_covered && lanes.iter().any(Lane::is_dirty) {
         // A full refresh has no cursor; its rows are covered because the read is complete.
         commit(source, lanes, &Checkpoint::default(), site).await?;
     }
-    Ok(Copied { completion, failed })
+    Ok(Some(completion))
 }
 
 async fn write(lanes: &mut [Lane], batch: &Batch, site: &Site) -> Result<()> {
@@ -169,11 +267,21 @@ async fn commit(
         None => drop(join_all(lanes.iter_mut().map(|lane| lane.commit(checkpoint))).await),
         Some(table) => commit_with_table(lanes, checkpoint, table, site).await?,
     }
-    if lanes.len() == site.targets && !lanes.iter().any(Lane::has_failed) {
-        crash::at(CrashPoint::Acknowledge);
-        source.acknowledge(checkpoint).await?;
-        crash::at(CrashPoint::Acknowledged);
+    if all_have_it(lanes, site) && !lanes.iter().any(Lane::commits_later) {
+        acknowledge(source, checkpoint).await?;
     }
+    Ok(())
+}
+
+/// Whether every destination of the sync has what was committed.
+fn all_have_it(lanes: &[Lane], site: &Site) -> bool {
+    lanes.len() == site.targets && !lanes.iter().any(Lane::has_failed)
+}
+
+async fn acknowledge(source: &Arc<dyn Source>, checkpoint: &Checkpoint) -> Result<()> {
+    crash::at(CrashPoint::Acknowledge);
+    source.acknowledge(checkpoint).await?;
+    crash::at(CrashPoint::Acknowledged);
     Ok(())
 }
 
@@ -198,11 +306,20 @@ async fn commit_with_table(
             keeper.keep(batch).await;
         }
         keeper.commit(&plain).await;
-    } else if let (Keeper::Apart { destination, .. }, Some(cursor)) = (&table.keeper, &kept)
-        && others_have_it
-        && let Some(lane) = lanes.first()
+    } else if !lanes.iter().any(Lane::commits_later) {
+        let fence = lanes.first().map(|lane| lane.fence().clone());
+        save_kept(fence.filter(|_| others_have_it), table, kept.as_ref()).await?;
+    }
+    Ok(())
+}
+
+/// Saves a cursor of the state table elsewhere. There is a fence when every destination has the
+/// rows.
+async fn save_kept(fence: Option<Fence>, table: &StateTable, kept: Option<&Cursor>) -> Result<()> {
+    if let (Keeper::Apart { destination, .. }, Some(cursor)) = (&table.keeper, kept)
+        && let Some(fence) = fence
     {
-        table.save_apart(destination.as_ref(), lane.fence(), cursor).await?;
+        table.save_apart(destination.as_ref(), &fence, cursor).await?;
     }
     Ok(())
 }

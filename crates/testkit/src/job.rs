@@ -105,20 +105,13 @@ impl Job {
             target.primary_key.clear();
         }
         TablePlan {
-            untransformed: None,
-            target: Arc::new(target),
-            read_mode: self.read_mode,
-            write_mode: self.write_mode,
             cursor_field: self.cursor_field.clone(),
+            order_by: self.cursor_field.clone(),
             null_cursor: self.null_cursor,
             lookback: self.lookback,
             history_retention_seconds: self.history_retention_seconds,
-            divisible: false,
-            is_state: false,
             changes,
-            guarantee: Guarantee::ExactlyOnce,
-            notes: Vec::new(),
-            source,
+            ..TablePlan::new(source, Arc::new(target), self.read_mode, self.write_mode)
         }
     }
 

@@ -86,6 +86,8 @@ impl Destination for Memory {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             describes_tables: true,
+            commits_later: false,
+            takes_records: None,
             write_modes: WriteMode::ALL,
             write_modes_note: "",
             delivery: DestinationDelivery::Atomic,

@@ -116,6 +116,7 @@ impl PostgresWriter {
                     + open.settled_rows.get(table.name()).copied().unwrap_or(0),
                 finished_epoch: None,
                 finished_at: None,
+                ..TableRecord::default()
             };
             store::save_record(session, &self.fence, table.name(), &record).await?;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow_schema::Schema;
-use highwater_core::{ErrorKind, Guarantee, ReadMode, Table, WriteMode};
+use highwater_core::{ErrorKind, ReadMode, Table, WriteMode};
 
 use super::*;
 
@@ -24,20 +24,9 @@ fn plan(cursor: DataType, columns: &[&str]) -> TablePlan {
     });
     let table = Arc::new(Table::new(TableName::new("t"), fields.collect()));
     TablePlan {
-        untransformed: None,
-        source: table.clone(),
-        target: table,
-        read_mode: ReadMode::Incremental,
-        write_mode: WriteMode::Append,
         cursor_field: Some("c".into()),
-        null_cursor: NullCursor::Include,
-        lookback: 0,
-        history_retention_seconds: None,
-        divisible: false,
-        is_state: false,
-        changes: Vec::new(),
-        guarantee: Guarantee::ExactlyOnce,
-        notes: Vec::new(),
+        order_by: Some("c".into()),
+        ..TablePlan::new(table.clone(), table, ReadMode::Incremental, WriteMode::Append)
     }
 }
 

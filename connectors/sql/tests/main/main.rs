@@ -8,9 +8,7 @@ mod deletion;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field};
-use highwater_core::{
-    Guarantee, NullCursor, ReadMode, Result, SchemaChange, Table, TableName, TablePlan, WriteMode,
-};
+use highwater_core::{ReadMode, Result, SchemaChange, Table, TableName, TablePlan, WriteMode};
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::{Dialect, ddl};
 use rusqlite::{Connection, params};
@@ -62,20 +60,10 @@ impl Bench {
         ];
         let table = Arc::new(Table::new(TableName::new("t"), fields).with_primary_key(["name"]));
         let plan = TablePlan {
-            untransformed: None,
-            source: Arc::clone(&table),
-            target: table,
-            read_mode: ReadMode::Incremental,
-            write_mode,
             cursor_field: Some("updated_at".into()),
-            null_cursor: NullCursor::Include,
-            lookback: 0,
-            history_retention_seconds: None,
-            divisible: false,
-            is_state: false,
+            order_by: Some("updated_at".into()),
             changes: vec![SchemaChange::CreateTable],
-            guarantee: Guarantee::ExactlyOnce,
-            notes: vec![],
+            ..TablePlan::new(Arc::clone(&table), table, ReadMode::Incremental, write_mode)
         };
         let connection = Connection::open_in_memory().unwrap();
         for change in &plan.changes {

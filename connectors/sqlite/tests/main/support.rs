@@ -8,9 +8,8 @@ use std::sync::atomic::AtomicBool;
 use arrow_array::{Array, RecordBatch};
 use highwater_core::text::TextColumn;
 use highwater_core::{
-    Checkpoint, Completion, Connector, CursorKey, Destination, Guarantee, Instant, Message,
-    NullCursor, Output, Plan, ReadMode, Result, Role, Source, State, Table, TableName, TablePlan,
-    WriteMode,
+    Checkpoint, Completion, Connector, CursorKey, Destination, Instant, Message, Output, Plan,
+    ReadMode, Result, Role, Source, State, Table, TableName, TablePlan, WriteMode,
 };
 use highwater_sqlite::SqliteConnector;
 use rusqlite::Connection;
@@ -82,20 +81,14 @@ impl File {
 pub fn planned(table: Table, cursor: Option<&str>) -> TablePlan {
     let table = Arc::new(table);
     TablePlan {
-        untransformed: None,
-        source: table.clone(),
-        target: table,
-        read_mode: if cursor.is_some() { ReadMode::Incremental } else { ReadMode::FullRefresh },
-        write_mode: WriteMode::Append,
         cursor_field: cursor.map(str::to_owned),
-        null_cursor: NullCursor::Include,
-        lookback: 0,
-        history_retention_seconds: None,
-        divisible: false,
-        is_state: false,
-        changes: Vec::new(),
-        guarantee: Guarantee::ExactlyOnce,
-        notes: Vec::new(),
+        order_by: cursor.map(str::to_owned),
+        ..TablePlan::new(
+            table.clone(),
+            table,
+            if cursor.is_some() { ReadMode::Incremental } else { ReadMode::FullRefresh },
+            WriteMode::Append,
+        )
     }
 }
 

@@ -221,6 +221,8 @@ impl Destination for Outlet {
             writers_max: 16,
             case_sensitive_names: true,
             describes_tables: false,
+            commits_later: false,
+            takes_records: None,
         }
     }
 

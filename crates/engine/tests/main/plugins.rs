@@ -11,8 +11,8 @@ use highwater_core::deletion::ROW_ID;
 use highwater_core::plan::{SOURCE_NAME, SYNC_GROUP_ID};
 use highwater_core::{
     Batch, Checkpoint, Completion, CursorKey, Destination, Error, ErrorKind, MetadataColumns, Op,
-    Output, Partition, Plan, Result, Source, SourceDelivery, State, Table, TableName, TablePlan,
-    Transformer, WriteMode,
+    Output, Partition, Plan, Reads, Result, Source, SourceDelivery, State, Table, TableName,
+    TablePlan, Transformer, WriteMode,
 };
 use highwater_engine::state_table::{StateRow, StateRows};
 use highwater_engine::{
@@ -71,8 +71,8 @@ impl Source for Plugin {
         Ok(Vec::new())
     }
 
-    fn reads_as_one(&self) -> bool {
-        true
+    fn reads(&self) -> Reads {
+        Reads::Once
     }
 
     async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {

@@ -1,0 +1,11 @@
+//! Airbyte's connectors: run as sources and destinations, and spoken by our own.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`host`] | a connector as a process: found, run with its files, listened to, stopped |
+//! | [`protocol`] | the messages, and the catalogs and states that they carry |
+//! | [`records`] | JSON lines into Arrow rows by a stream's JSON Schema, and back |
+
+pub mod host;
+pub mod protocol;
+pub mod records;

@@ -1,0 +1,2 @@
+//! The connector against real processes: our own small ones, and the genuine SDK's.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
