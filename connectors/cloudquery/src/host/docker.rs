@@ -14,14 +14,14 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use highwater_core::secret::Secret;
 use highwater_core::{Error, Result};
+use highwater_process::Container;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::PluginSpec;
 use super::local::{Started, arguments, free_port, random_letters, start_container};
-use super::process::Container;
-use super::words::said;
+use super::said;
 
 /// Where CloudQuery keeps the plugins that are images; pulling them needs an API key.
 pub(super) const CLOUDQUERY_REGISTRY: &str = "docker.cloudquery.io";

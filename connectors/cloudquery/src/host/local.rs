@@ -11,12 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use highwater_core::{Error, Result};
+use highwater_process::{Container, Kind, Launch, LogBook, Pipes, Process};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::PluginSpec;
-use super::logs::LogBook;
-use super::process::{Container, Launch, Process};
 use super::ready::{NotReady, endpoint, patiently, wait_until_ready};
 
 /// A Unix socket's path may not be longer than this, with its final NUL.
@@ -111,6 +110,9 @@ async fn attempt(
         }
     };
     let launch = Launch {
+        kind: Kind::Plugin,
+        pipes: Pipes::default(),
+        folder: None,
         name: spec.name.clone(),
         program: path.to_owned(),
         arguments: arguments(spec, network, &address),
@@ -136,7 +138,7 @@ async fn run(
     let final_error = |error| Failure { error, network_may_matter: false };
     let endpoint = endpoint(&connection).map_err(final_error)?;
     let by_hand = format!("Run it by hand to see why: {} serve", launch.program.display());
-    let book = Arc::new(LogBook::new(&spec.name));
+    let book = Arc::new(LogBook::new(Kind::Plugin, &spec.name));
     // The complaints of a plugin that cannot listen on a socket would only alarm the user.
     if may_be_tried_again {
         book.hold();
@@ -180,6 +182,9 @@ pub(super) async fn start_container(
     connection: String,
 ) -> Result<Started> {
     let launch = Launch {
+        kind: Kind::Plugin,
+        pipes: Pipes::default(),
+        folder: None,
         name: spec.name.clone(),
         program: container.docker.clone(),
         arguments,

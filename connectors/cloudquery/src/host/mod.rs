@@ -6,18 +6,14 @@
 //! | [`remote`] | a plugin that somebody else runs |
 //! | [`docker`] | a plugin in a container |
 //! | [`download`] | a program from CloudQuery's hub, kept in `.cq` |
-//! | [`process`] | the process: its group, its end, its guard |
-//! | [`logs`] | its lines |
-//! | [`hidden`] | the secrets in them |
 //! | [`ready`] | the connection and the version of the protocol |
-//! | [`words`] | what it says, fit for errors |
+//! | [`words`] | what its statuses mean |
+//!
+//! The process itself, its lines and the secrets in them are `highwater-process`.
 
 mod docker;
 mod download;
-mod hidden;
 mod local;
-mod logs;
-mod process;
 mod ready;
 mod remote;
 mod words;
@@ -34,13 +30,11 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 pub use download::{Hub, Installed, install};
-pub use logs::LogCounts;
+pub use highwater_process::{LogCounts, said};
 pub(crate) use ready::endpoint;
-pub use words::said;
 
 use crate::proto::plugin::plugin_client::PluginClient;
-use logs::LogBook;
-use process::Process;
+use highwater_process::{Kind, LogBook, Process};
 
 /// The largest message that we send and take, as CloudQuery's own command does.
 pub const MESSAGE_BYTES: usize = 200 << 20;
@@ -173,7 +167,7 @@ impl Plugin {
                     name: spec.name.clone(),
                     connection,
                     channel,
-                    book: Arc::new(LogBook::new(&spec.name)),
+                    book: Arc::new(LogBook::new(Kind::Plugin, &spec.name)),
                     process: None,
                 });
             }

@@ -159,13 +159,17 @@ fn chain(error: &dyn std::error::Error) -> String {
         words = format!("{words}: {cause}");
         next = cause.source();
     }
-    super::words::said(&words, 300)
+    super::said(&words, 300)
 }
+
+#[cfg(test)]
+#[path = "../../../process/src/heard.rs"]
+mod heard;
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::logs::tests::heard;
+    use super::heard::heard;
     use super::*;
 
     #[test]

@@ -1,39 +1,14 @@
-//! What a plugin says, made fit for our errors and logs, and what its gRPC statuses mean.
-//!
-//! A plugin's text may hold anything: passwords in URLs, control characters, megabytes.
+//! What the gRPC statuses of a plugin mean.
 
-use highwater_core::secret::redact_url;
 use highwater_core::{Error, ErrorKind};
 use tonic::{Code, Status};
 
-use super::hidden::without_named;
+use super::said;
 
 /// How much of a plugin's own message an error shows, in characters.
 const MESSAGE_CHARACTERS: usize = 500;
 /// What the library for gRPC says of a message above its limit.
 const LIMIT: &str = "message length too large";
-
-/// `text` on one line, without the passwords of URLs and what else is named as a secret, cut at
-/// `limit` characters.
-pub fn said(text: &str, limit: usize) -> String {
-    // Secrets go before the cut: a URL cut before its `@` would not be known as one.
-    let text = without_named(text);
-    let mut out = String::with_capacity(text.len().min(4 * limit));
-    for word in text.split_inclusive(char::is_whitespace) {
-        let (bare, space) = match word.char_indices().next_back() {
-            Some((at, last)) if last.is_whitespace() => (&word[..at], " "),
-            _ => (word, ""),
-        };
-        out.push_str(&redact_url(bare));
-        out.push_str(space);
-    }
-    let clean: String = out.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let clean = clean.trim();
-    match clean.char_indices().nth(limit) {
-        Some((end, _)) => format!("{}…", &clean[..end]),
-        None => clean.to_owned(),
-    }
-}
 
 /// Whether the status was made on our side because the connection broke, or says so.
 pub(super) fn is_broken_connection(status: &Status) -> bool {
@@ -73,17 +48,6 @@ pub(super) fn status_error(name: &str, status: &Status, mask: impl Fn(&str) -> S
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn text_loses_passwords_and_control_characters_and_is_cut() {
-        assert_eq!(
-            said("dial \"postgres://me:pw@h/db\":\n\u{1b}[31mrefused\u{0}", 500),
-            "dial \"postgres://me:***@h/db\":  [31mrefused"
-        );
-        assert_eq!(said("host=a password=pw user=b", 500), "host=a password=*** user=b");
-        assert_eq!(said("äöü", 2), "äö…");
-        assert_eq!(said("x postgres://me:secret@h/db", 20), "x postgres://me:***@…");
-    }
 
     #[test]
     fn a_status_has_the_kind_that_its_code_means() {

@@ -15,7 +15,7 @@ use ureq::{Agent, Body};
 
 use super::{Coordinates, no_key, target};
 use crate::host::PluginSpec;
-use crate::host::words::said;
+use crate::host::said;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);

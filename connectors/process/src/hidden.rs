@@ -1,4 +1,4 @@
-//! Secrets in what a plugin says: the values of its own settings, and whatever stands after a word
+//! Secrets in what a process says: the values of its own settings, and whatever stands after a word
 //! that names a secret. Hiding too much is better than too little.
 
 use std::sync::{Mutex, PoisonError};
@@ -25,15 +25,24 @@ const NAMES: [&str; 12] = [
     "accesskey",
 ];
 
-/// The secrets of one plugin's settings.
+/// The secrets of one process's settings. It is never shown itself.
 #[derive(Debug, Default)]
-pub(super) struct Hidden(Mutex<Vec<Secret>>);
+pub struct Hidden(Mutex<Vec<Secret>>);
 
 impl Hidden {
     /// From now on the secrets in `spec` are hidden too.
-    pub(super) fn add(&self, spec: &Value) {
+    pub fn add(&self, spec: &Value) {
+        self.add_found(spec, false);
+    }
+
+    /// From now on all of `value` is hidden, whatever it is called.
+    pub fn add_secret(&self, value: &Value) {
+        self.add_found(value, true);
+    }
+
+    fn add_found(&self, value: &Value, named: bool) {
         let mut found = Vec::new();
-        collect(spec, false, &mut found);
+        collect(value, named, &mut found);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         found.retain(|value| value.len() >= SHORTEST);
         known.extend(found.into_iter().map(Secret::new));
@@ -43,12 +52,12 @@ impl Hidden {
     }
 
     /// `text` with every secret replaced by `***`.
-    pub(super) fn mask(&self, text: &str) -> String {
+    pub fn mask(&self, text: &str) -> String {
         without_named(&self.without_known(text))
     }
 
     /// `value` with every secret replaced by `***`, also those that are structured.
-    pub(super) fn mask_value(&self, value: Value) -> Value {
+    pub fn mask_value(&self, value: Value) -> Value {
         match value {
             Value::String(text) => Value::String(self.mask(&text)),
             Value::Array(items) => items.into_iter().map(|item| self.mask_value(item)).collect(),
@@ -129,7 +138,7 @@ fn names_a_secret(key: &str) -> bool {
 
 /// Replaces the values of `key=value`, `"key": "value"` and `Authorization: Bearer value` where the
 /// key names a secret. Other colons are prose: `invalid token: expected a number`.
-pub(super) fn without_named(text: &str) -> String {
+pub(crate) fn without_named(text: &str) -> String {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -245,6 +254,8 @@ mod tests {
             assert_eq!(hidden.mask(text), wanted);
         }
         assert!(!format!("{hidden:?}").contains("swordfish"));
+        hidden.add_secret(&json!({"any": ["whatever"]}));
+        assert_eq!(hidden.mask("whatever"), "***");
         let fields = json!({"a": {"pass_word": "x", "n": 1}, "b": ["swordfish", 987_654, null],
             "tokens": null, "is_secret": true, "c": "k token=v"});
         assert_eq!(

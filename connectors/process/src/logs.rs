@@ -1,6 +1,6 @@
-//! The lines that a plugin prints: read at once whatever they hold, counted, and passed on.
+//! The lines that a process prints: read at once whatever they hold, counted, and passed on.
 //!
-//! A plugin that is not read blocks, so nothing here waits for anything but the next bytes; and a
+//! A process that is not read blocks, so nothing here waits for anything but the next bytes; and a
 //! line without an end must not fill the memory, so no line is kept beyond its limit. The text
 //! goes to `tracing` under the target `plugin`, never to our stdout.
 
@@ -17,8 +17,9 @@ use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::sleep;
 
-use super::hidden::Hidden;
-use super::words::said;
+use crate::Kind;
+use crate::hidden::Hidden;
+use crate::words::said;
 
 /// A longer line is cut.
 const LINE_BYTES: usize = 4096;
@@ -31,7 +32,7 @@ const LAST_CHARACTERS: usize = 300;
 /// How many lines are held back at most while nobody knows whether they matter.
 const HELD_LINES: usize = 200;
 
-/// How many errors and warnings a plugin has logged.
+/// How many errors and warnings a process has logged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogCounts {
     /// Lines of level error and worse.
@@ -40,10 +41,11 @@ pub struct LogCounts {
     pub warnings: u64,
 }
 
-/// What one plugin has printed so far: the counts and the last lines.
+/// What one process has printed so far: the counts and the last lines.
 #[derive(Debug, Default)]
-pub(super) struct LogBook {
-    plugin: String,
+pub struct LogBook {
+    kind: Kind,
+    name: String,
     errors: AtomicU64,
     warnings: AtomicU64,
     hidden: Hidden,
@@ -62,48 +64,71 @@ struct Line {
     fields: String,
 }
 
+/// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Level {
+pub enum Level {
+    /// For its makers.
     Trace,
+    /// For whoever looks for a defect.
     Debug,
+    /// For everybody.
     Info,
+    /// Something may be wrong.
     Warn,
+    /// Something is wrong.
     Error,
 }
 
+impl Level {
+    /// The level that a process calls `name`; the SDKs have many names, and what is none of them
+    /// is information.
+    pub fn named(name: &str) -> Self {
+        match name.to_ascii_lowercase().as_str() {
+            "trace" | "silly" => Self::Trace,
+            "debug" | "verbose" => Self::Debug,
+            "warn" | "warning" => Self::Warn,
+            "error" | "fatal" | "panic" | "critical" => Self::Error,
+            _ => Self::Info,
+        }
+    }
+}
+
 impl LogBook {
-    pub(super) fn new(plugin: &str) -> Self {
+    /// The empty book of the process that the configuration calls `name`.
+    pub fn new(kind: Kind, name: &str) -> Self {
         let mut book = Self::default();
-        plugin.clone_into(&mut book.plugin);
+        book.kind = kind;
+        name.clone_into(&mut book.name);
         book
     }
 
     /// What its lines must not show.
-    pub(super) fn hidden(&self) -> &Hidden {
+    pub fn hidden(&self) -> &Hidden {
         &self.hidden
     }
 
-    pub(super) fn counts(&self) -> LogCounts {
+    /// How many errors and warnings there were so far.
+    pub fn counts(&self) -> LogCounts {
         LogCounts {
             errors: self.errors.load(Ordering::Relaxed),
             warnings: self.warnings.load(Ordering::Relaxed),
         }
     }
 
-    /// The last lines, oldest first, each cut; for the error about a plugin that ended.
-    pub(super) fn last_lines(&self) -> String {
+    /// The last lines, oldest first, each cut; for the error about a process that ended.
+    pub fn last_lines(&self) -> String {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
     }
 
     /// The last line of level error.
-    pub(super) fn last_error(&self) -> Option<String> {
+    pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns when the lines that were in `pipes` at the time of the call are in the book; a
-    /// plugin that never stops to print is not waited for longer than a second.
-    pub(super) async fn caught_up(&self, pipes: &[OwnedFd]) {
+    /// Returns when the lines that were in `pipes` at the time of the call are in the book; one
+    /// that never stops to print is not waited for longer than a second.
+    pub async fn caught_up(&self, pipes: &[OwnedFd]) {
         for _ in 0..500 {
             let empty = {
                 let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,26 +143,41 @@ impl LogBook {
 
     /// From now on lines are held back: this start may be given up for another one. If it is,
     /// they are shown as debug output and not counted.
-    pub(super) fn hold(&self) {
+    pub fn hold(&self) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
     }
 
     /// Passes on the lines held back, and from now on every line at once.
-    pub(super) fn release(&self) {
+    pub fn release(&self) {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         for line in held.into_iter().flatten() {
             self.pass_on(&line);
         }
     }
 
-    fn line(&self, line: &[u8], overlong: bool) {
+    /// Enters a line: JSON with a level and a message, or any text.
+    pub fn line(&self, line: &[u8]) {
+        let cut = &line[..line.len().min(LINE_BYTES)];
+        self.enter(cut, cut.len() < line.len());
+    }
+
+    /// Enters what was said in another way than by a line, at a level that is known.
+    pub fn say(&self, level: Level, message: &str) {
+        self.put(level, message, "", LINE_BYTES);
+    }
+
+    fn enter(&self, line: &[u8], overlong: bool) {
         let text = String::from_utf8_lossy(line);
         let (level, message, fields) = match serde_json::from_str::<Map<String, Value>>(&text) {
             Ok(object) => self.structured(object),
             Err(_) => (Level::Info, text.into_owned(), String::new()),
         };
         let limit = if overlong { CUT_CHARACTERS } else { LINE_BYTES };
-        let (message, fields) = (said(&self.hidden.mask(&message), limit), said(&fields, limit));
+        self.put(level, &message, &fields, limit);
+    }
+
+    fn put(&self, level: Level, message: &str, fields: &str, limit: usize) {
+        let (message, fields) = (said(&self.hidden.mask(message), limit), said(fields, limit));
         if message.is_empty() && fields.is_empty() {
             return;
         }
@@ -164,14 +204,7 @@ impl LogBook {
                 _ => None,
             })
         };
-        let level =
-            match take(["level", "severity"]).unwrap_or_default().to_ascii_lowercase().as_str() {
-                "trace" | "silly" => Level::Trace,
-                "debug" | "verbose" => Level::Debug,
-                "warn" | "warning" => Level::Warn,
-                "error" | "fatal" | "panic" | "critical" => Level::Error,
-                _ => Level::Info,
-            };
+        let level = Level::named(&take(["level", "severity"]).unwrap_or_default());
         let message = take(["message", "event"]).unwrap_or_default();
         // Some say the same twice, under a name of their own.
         object.retain(|_, value| message.is_empty() || value.as_str() != Some(&message));
@@ -183,22 +216,39 @@ impl LogBook {
     }
 
     fn pass_on(&self, Line { level, message, fields }: &Line) {
-        let plugin = self.plugin.as_str();
-        let fields = shown(fields);
         match level {
-            Level::Trace => tracing::trace!(target: "plugin", plugin, fields, "{message}"),
-            Level::Debug => tracing::debug!(target: "plugin", plugin, fields, "{message}"),
-            Level::Info => tracing::info!(target: "plugin", plugin, fields, "{message}"),
             Level::Warn => {
                 self.warnings.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(target: "plugin", plugin, fields, "{message}");
             }
             Level::Error => {
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(said(message, LAST_CHARACTERS));
                 self.errors.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(target: "plugin", plugin, fields, "{message}");
             }
+            Level::Trace | Level::Debug | Level::Info => {}
+        }
+        self.log(*level, message, fields);
+    }
+
+    /// The target is `plugin` for every kind: one setting is for all that others' processes say.
+    fn log(&self, level: Level, message: &str, fields: &str) {
+        let fields = Some(fields).filter(|fields| !fields.is_empty());
+        macro_rules! at {
+            ($level:ident) => {
+                match self.kind {
+                    Kind::Plugin => tracing::$level!(
+                        target: "plugin", plugin = self.name.as_str(), fields, "{message}"),
+                    Kind::Connector => tracing::$level!(
+                        target: "plugin", connector = self.name.as_str(), fields, "{message}"),
+                }
+            };
+        }
+        match level {
+            Level::Trace => at!(trace),
+            Level::Debug => at!(debug),
+            Level::Info => at!(info),
+            Level::Warn => at!(warn),
+            Level::Error => at!(error),
         }
     }
 
@@ -215,19 +265,13 @@ impl Drop for LogBook {
     fn drop(&mut self) {
         let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         for Line { message, fields, .. } in held.into_iter().flatten() {
-            let fields = shown(&fields);
-            tracing::debug!(target: "plugin", plugin = self.plugin, fields, "{message}");
+            self.log(Level::Debug, &message, &fields);
         }
     }
 }
 
-/// Fields as a log shows them: not at all if there are none.
-fn shown(fields: &str) -> Option<&str> {
-    Some(fields).filter(|fields| !fields.is_empty())
-}
-
 /// Reads lines until the other end closes, and enters them in the book.
-pub(super) async fn follow(mut from: impl AsyncRead + Unpin, book: &LogBook) {
+pub(crate) async fn follow(mut from: impl AsyncRead + Unpin, book: &LogBook) {
     let mut buffer = vec![0_u8; 16 * 1024];
     let mut lines = Lines::default();
     loop {
@@ -240,14 +284,14 @@ pub(super) async fn follow(mut from: impl AsyncRead + Unpin, book: &LogBook) {
                 Poll::Ready(result) => result.is_ok() && !into.filled().is_empty(),
                 Poll::Pending => return Poll::Pending,
             };
-            lines.take(into.filled(), |line, overlong| book.line(line, overlong));
+            lines.take(into.filled(), |line, overlong| book.enter(line, overlong));
             Poll::Ready(more)
         });
         if !more.await {
             break;
         }
     }
-    lines.end(|line, overlong| book.line(line, overlong));
+    lines.end(|line, overlong| book.enter(line, overlong));
 }
 
 /// Cuts bytes into lines and keeps at most [`LINE_BYTES`] of each.
@@ -283,13 +327,14 @@ impl Lines {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::heard::heard;
 
     #[tokio::test]
     async fn levels_are_counted_and_the_last_lines_kept() {
-        let book = LogBook::new("p");
+        let book = LogBook::new(Kind::Plugin, "p");
         let text = [
             r#"{"level":"info","message":"one"}"#,
             r#"{"level":"error","message":"two","module":"x"}"#,
@@ -311,7 +356,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn lines_held_back_count_once_they_are_released() {
-        let book = LogBook::new("p");
+        let book = LogBook::new(Kind::Plugin, "p");
         book.hold();
         let lines = r#"{"level":"error","message":"x"}
 "#;
@@ -325,7 +370,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn garbage_neither_crashes_nor_grows() {
-        let book = LogBook::new("p");
+        let book = LogBook::new(Kind::Plugin, "p");
         let mut bytes = vec![0_u8; 100];
         bytes.extend([0xff, 0xfe, b'\n', b'{', b'\n']);
         bytes.extend(b"[".repeat(4000));
@@ -349,57 +394,17 @@ pub(super) mod tests {
         assert_eq!(seen, [(b'a', LINE_BYTES, false), (b'b', LINE_BYTES, true), (b'c', 1, false)]);
     }
 
-    /// Keeps what is logged: target, level and all fields.
-    #[derive(Clone, Default)]
-    pub(crate) struct Seen(pub(crate) std::sync::Arc<Mutex<Vec<String>>>);
-
-    impl tracing::field::Visit for Seen {
-        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-            let mut seen = self.0.lock().unwrap();
-            seen.last_mut().unwrap().push_str(&format!(" {}={value:?}", field.name()));
-        }
-    }
-
-    impl tracing::Subscriber for Seen {
-        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-            true
-        }
-        fn event(&self, event: &tracing::Event<'_>) {
-            let metadata = event.metadata();
-            self.0.lock().unwrap().push(format!("{} {}", metadata.target(), metadata.level()));
-            event.record(&mut self.clone());
-        }
-        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-            tracing::span::Id::from_u64(1)
-        }
-        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-        fn enter(&self, _: &tracing::span::Id) {}
-        fn exit(&self, _: &tracing::span::Id) {}
-    }
-
-    /// What `work` says, and what it returns. It is done twice: the first time makes its places in
-    /// the code known to tracing, which another thread without a listener may do at the same
-    /// moment, and then for good says that nobody listens.
-    pub(crate) fn heard<T>(work: impl Fn() -> T) -> (T, Vec<String>) {
-        tracing::subscriber::with_default(Seen::default(), &work);
-        let seen = Seen::default();
-        let value = tracing::subscriber::with_default(seen.clone(), work);
-        let lines = seen.0.lock().unwrap().clone();
-        (value, lines)
-    }
-
     #[test]
     fn lines_are_passed_on_with_level_and_plugin_and_without_passwords() {
         let (last, seen) = heard(|| {
-            let book = LogBook::new("p");
-            book.line(br#"{"level":"warn","message":"at x://a:pw@h","rows":3}"#, false);
-            book.line(b"plain", false);
+            let book = LogBook::new(Kind::Plugin, "p");
+            book.line(br#"{"level":"warn","message":"at x://a:pw@h","rows":3}"#);
+            book.line(b"plain");
             book.hidden().add(&serde_json::json!({"password": "swordfish"}));
-            book.line(br#"{"message":"m","error":"m","api_key":"k"}"#, false);
-            book.line(b"dial swordfish, token=abc", false);
+            book.line(br#"{"message":"m","error":"m","api_key":"k"}"#);
+            book.line(b"dial swordfish, token=abc");
             book.hold();
-            book.line(br#"{"level":"error","message":"given up"}"#, false);
+            book.line(br#"{"level":"error","message":"given up"}"#);
             book.last_lines()
         });
         assert_eq!(

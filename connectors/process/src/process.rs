@@ -1,16 +1,14 @@
-//! A plugin's process: started in a group of its own, watched, and never left behind.
+//! A process: started in a group of its own, watched, and never left behind.
 //!
-//! Whatever the plugin starts stays in its process group, which is killed as a whole when the
-//! plugin is stopped, dropped or ends by itself. For the case that highwater itself is killed, a
-//! *guard* stands by: a small shell that waits for the end of a pipe that only we hold open, kills
-//! the group and removes its socket. (The kernel's parent-death signal would need unsafe code, and
-//! it fires when a mere thread ends.) What leaves its group on purpose, as a daemon does, is not
+//! Whatever it starts stays in its process group, which is killed as a whole when the
+//! process is stopped, dropped or ends by itself; for the case that highwater itself is killed, a
+//! *guard* (`guard.rs`) stands by. What leaves its group on purpose, as a daemon does, is not
 //! found.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,40 +16,66 @@ use std::time::Duration;
 
 use highwater_core::{Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use tokio::process::{Child, Command};
+use tempfile::TempDir;
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::logs::{LogBook, follow};
+use crate::Kind;
+use crate::guard::Guard;
+use crate::logs::{LogBook, follow};
 
-/// How long a plugin may take to end after it was asked to.
+/// How long a process may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long what a process printed last may take to arrive once it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What to start.
-pub(super) struct Launch {
-    /// The plugin's name in the configuration.
+pub struct Launch {
+    /// What it is to the user.
+    pub kind: Kind,
+    /// Its name in the configuration.
     pub name: String,
+    /// The program.
     pub program: PathBuf,
+    /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// Variables, beside all that highwater itself has.
     pub environment: Vec<(String, String)>,
-    /// The socket that the plugin makes, to be removed at the end.
+    /// Which of its standard streams the caller takes over.
+    pub pipes: Pipes,
+    /// The socket that it makes, to be removed at the end.
     pub socket: Option<PathBuf>,
+    /// A folder of files for it, which is removed when it has ended.
+    pub folder: Option<TempDir>,
+    /// What `program` runs, if it is a container.
     pub container: Option<Container>,
+}
+
+/// Which standard streams of a process its starter takes over. Standard error is always logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pipes {
+    /// Whether it can be written to; else it reads nothing.
+    pub input: bool,
+    /// Whether what it prints is the caller's to read; else it is logged.
+    pub output: bool,
 }
 
 /// A container that outlives the `docker` command which runs it.
 #[derive(Debug, Clone)]
-pub(super) struct Container {
+pub struct Container {
+    /// The `docker` command.
     pub docker: PathBuf,
+    /// Its name, by which it is removed.
     pub name: String,
 }
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Exit {
+pub struct Exit {
+    /// The exit code, if it ended by itself.
     pub code: Option<i32>,
+    /// The signal that ended it.
     pub signal: Option<i32>,
 }
 
@@ -66,7 +90,8 @@ enum Stage {
 
 /// A process that was started. Dropping it kills its group.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
+    kind: Kind,
     name: String,
     group: Pid,
     stage: watch::Receiver<Stage>,
@@ -75,8 +100,10 @@ pub(super) struct Process {
     peeked: OnceLock<Exit>,
     stopping: AtomicBool,
     book: Arc<LogBook>,
-    /// What it prints into.
+    /// What it logs into.
     pipes: Vec<OwnedFd>,
+    input: Option<ChildStdin>,
+    output: Option<ChildStdout>,
     socket: Option<PathBuf>,
     container: Option<Container>,
 }
@@ -88,7 +115,7 @@ impl Exit {
     }
 
     /// Killed: no other way to start it would help.
-    pub(super) fn is_killed(self) -> bool {
+    pub fn is_killed(self) -> bool {
         self.number() == 137
     }
 
@@ -97,7 +124,8 @@ impl Exit {
         self.signal.is_some() || matches!(self.code, None | Some(129..=159))
     }
 
-    fn words(self) -> String {
+    /// For an error: the exit code as a shell shows it, and what it means.
+    pub fn words(self) -> String {
         match self.number() {
             137 => "exit code 137: killed, most often because it was out of memory".to_owned(),
             139 => "exit code 139: it crashed".to_owned(),
@@ -107,7 +135,7 @@ impl Exit {
 
     /// Whether this is how a process ends that was asked to by SIGINT. Programs without a
     /// handler die of the signal; Go's runtime makes it exit code 2, shells make it 130.
-    fn is_clean(self) -> bool {
+    pub fn is_clean(self) -> bool {
         matches!(self.code, Some(0 | 2 | 130 | 143)) || self.signal.is_some()
     }
 }
@@ -117,13 +145,15 @@ impl Process {
     ///
     /// # Errors
     /// `Config` when the operating system cannot start the program.
-    pub(super) async fn start(launch: Launch, book: Arc<LogBook>) -> Result<Self> {
+    pub async fn start(mut launch: Launch, book: Arc<LogBook>) -> Result<Self> {
         let mut child = spawn(&launch).await?;
         let group =
             child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).ok_or_else(
-                || Error::internal("A plugin that was just started has no process id"),
+                || Error::internal("A process that was just started has no process id"),
             )?;
         let guard = Guard::stand_by(group, &launch);
+        let input = child.stdin.take();
+        let output = if launch.pipes.output { child.stdout.take() } else { None };
         let pipes = [
             child.stdout.as_ref().map(|out| out.as_fd().try_clone_to_owned()),
             child.stderr.as_ref().map(|err| err.as_fd().try_clone_to_owned()),
@@ -132,6 +162,7 @@ impl Process {
             child.stdout.take().map(|from| tokio::spawn(reader(from, Arc::clone(&book)))),
             child.stderr.take().map(|from| tokio::spawn(reader(from, Arc::clone(&book)))),
         );
+        let folder = launch.folder.take();
         let (stage, receiver) = watch::channel(Stage::Running);
         tokio::spawn(async move {
             let exit = match child.wait().await {
@@ -139,8 +170,10 @@ impl Process {
                 Err(_) => Exit { code: None, signal: None },
             };
             stage.send_replace(Stage::Ended(exit));
-            // Helpers that the plugin started and left behind.
+            // Helpers that it started and left behind.
             let _ = kill_process_group(group, Signal::KILL);
+            // The guard would remove the folder, if we were killed before we have.
+            drop(folder);
             drop(guard);
             let everything = async {
                 for reader in [readers.0, readers.1].into_iter().flatten() {
@@ -151,6 +184,7 @@ impl Process {
             stage.send_replace(Stage::Read(exit));
         });
         Ok(Self {
+            kind: launch.kind,
             name: launch.name,
             group,
             stage: receiver,
@@ -158,13 +192,25 @@ impl Process {
             stopping: AtomicBool::new(false),
             book,
             pipes: pipes.into_iter().flatten().filter_map(Result::ok).collect(),
+            input,
+            output,
             socket: launch.socket,
             container: launch.container,
         })
     }
 
+    /// What it reads, once; only if [`Pipes::input`] was asked for.
+    pub fn take_input(&mut self) -> Option<ChildStdin> {
+        self.input.take()
+    }
+
+    /// What it prints, once; only if [`Pipes::output`] was asked for.
+    pub fn take_output(&mut self) -> Option<ChildStdout> {
+        self.output.take()
+    }
+
     /// Returns when the process has ended and everything it printed has been read.
-    pub(super) async fn ended(&self) -> Exit {
+    pub async fn ended(&self) -> Exit {
         let mut stage = self.stage.clone();
         let last = stage.wait_for(|stage| matches!(stage, Stage::Read(_))).await.map(|s| *s);
         match last {
@@ -174,12 +220,12 @@ impl Process {
     }
 
     /// Returns when everything that it has printed until now is in the book.
-    pub(super) async fn heard(&self) {
+    pub async fn heard(&self) {
         self.book.caught_up(&self.pipes).await;
     }
 
     /// How the process ended, if it has.
-    pub(super) fn exit(&self) -> Option<Exit> {
+    pub fn exit(&self) -> Option<Exit> {
         match *self.stage.borrow() {
             Stage::Ended(exit) | Stage::Read(exit) => Some(exit),
             // The kernel may know it before our task was scheduled.
@@ -197,16 +243,17 @@ impl Process {
     }
 
     /// Whether what was started is a command that runs a container.
-    pub(super) fn is_container(&self) -> bool {
+    pub fn is_container(&self) -> bool {
         self.container.is_some()
     }
 
     /// What the user is told if the process ended without being asked to.
-    pub(super) fn died(&self) -> Option<Error> {
+    pub fn died(&self) -> Option<Error> {
         let exit = self.exit()?;
         (!self.stopping.load(Ordering::Acquire)).then(|| {
             let words = exit.words();
-            let message = format!("The plugin ended in the middle of the work ({words})");
+            let message =
+                format!("The {} ended in the middle of the work ({words})", self.kind.noun());
             self.death(ErrorKind::Transient, message).hint(if exit.is_killed() {
                 "Give it more memory, or let it read fewer tables at a time"
             } else {
@@ -217,7 +264,7 @@ impl Process {
 
     /// As [`Process::died`], but gives an end that has just begun a moment to be seen: a broken
     /// connection is noticed before the end of the process that broke it. Waits at most 200 ms.
-    pub(super) fn died_just_now(&self) -> Option<Error> {
+    pub fn died_just_now(&self) -> Option<Error> {
         for _ in 0..20 {
             if let Some(error) = self.died() {
                 return Some(error);
@@ -229,14 +276,16 @@ impl Process {
 
     /// What the user is told if the process ended before it could be used. One that ends by
     /// itself will do so again, so that is `Config`; a signal came from outside.
-    pub(super) fn died_at_start(&self, exit: Exit) -> Error {
+    pub fn died_at_start(&self, exit: Exit) -> Error {
         let kind = if exit.is_by_signal() { ErrorKind::Transient } else { ErrorKind::Config };
         let words = exit.words();
-        self.death(kind, format!("The plugin ended as soon as it was started ({words})"))
+        let noun = self.kind.noun();
+        self.death(kind, format!("The {noun} ended as soon as it was started ({words})"))
     }
 
-    fn death(&self, kind: ErrorKind, message: String) -> Error {
-        let error = Error::new(kind, message).context("plugin", &self.name);
+    /// An error about its end, with its name and what it printed last.
+    pub fn death(&self, kind: ErrorKind, message: String) -> Error {
+        let error = Error::new(kind, message).context(self.kind.noun(), &self.name);
         match self.book.last_lines() {
             lines if lines.is_empty() => error,
             lines => error.context("its last lines", lines),
@@ -248,7 +297,7 @@ impl Process {
     /// # Errors
     /// `Transient` when it had ended before it was asked to, or ends with an exit code that says
     /// that something went wrong.
-    pub(super) async fn stop(&self) -> Result<()> {
+    pub async fn stop(&self) -> Result<()> {
         if let Some(error) = self.died() {
             self.stopping.store(true, Ordering::Release);
             self.ended().await;
@@ -258,11 +307,19 @@ impl Process {
             self.ended().await;
             return Ok(());
         }
-        let _ = kill_process_group(self.group, Signal::INT);
+        let _ = kill_process_group(self.group, asking(self.kind));
         if let Ok(exit) = timeout(GRACE, self.ended()).await {
             return if exit.is_clean() { Ok(()) } else { Err(self.bad_end(exit)) };
         }
-        tracing::warn!(plugin = %self.name, "the plugin did not end within 5 s and was killed");
+        match self.kind {
+            Kind::Plugin => {
+                tracing::warn!(plugin = %self.name, "the plugin did not end within 5 s and was killed");
+            }
+            Kind::Connector => tracing::warn!(
+                connector = %self.name,
+                "the connector did not end within 5 s and was killed"
+            ),
+        }
         let _ = kill_process_group(self.group, Signal::KILL);
         if let Some(container) = &self.container {
             container.remove().await;
@@ -273,7 +330,7 @@ impl Process {
 
     fn bad_end(&self, exit: Exit) -> Error {
         let words = exit.words();
-        let message = format!("The plugin ended badly when it was stopped ({words})");
+        let message = format!("The {} ended badly when it was stopped ({words})", self.kind.noun());
         self.death(ErrorKind::Transient, message)
     }
 }
@@ -311,6 +368,15 @@ impl Container {
     }
 }
 
+/// The signal that a process of `kind` takes as a wish: CloudQuery's own command sends SIGINT, and
+/// what Airbyte runs in containers is stopped by SIGTERM.
+fn asking(kind: Kind) -> Signal {
+    match kind {
+        Kind::Plugin => Signal::INT,
+        Kind::Connector => Signal::TERM,
+    }
+}
+
 async fn reader(from: impl tokio::io::AsyncRead + Unpin, book: Arc<LogBook>) {
     follow(from, &book).await;
 }
@@ -320,7 +386,7 @@ async fn spawn(launch: &Launch) -> Result<Child> {
     command
         .args(&launch.arguments)
         .envs(launch.environment.iter().map(|(key, value)| (key, value)))
-        .stdin(Stdio::null())
+        .stdin(if launch.pipes.input { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -350,42 +416,9 @@ fn spawn_error(launch: &Launch, error: std::io::Error) -> Error {
         }
         _ => "Run it by hand to see what is wrong with it",
     };
-    Error::config("The plugin cannot be started")
-        .context("plugin", &launch.name)
+    Error::config(format!("The {} cannot be started", launch.kind.noun()))
+        .context(launch.kind.noun(), &launch.name)
         .context("path", launch.program.display())
         .hint(hint)
         .caused_by(error)
-}
-
-/// Kills a process group when we are gone.
-#[derive(Debug)]
-struct Guard(std::process::Child);
-
-impl Guard {
-    /// `None` where there is no shell: then the group outlives a kill of highwater.
-    fn stand_by(group: Pid, launch: &Launch) -> Option<Self> {
-        const SCRIPT: &str = r#"trap '' HUP INT TERM; read -r _; kill -s KILL -- "-$1"; [ -z "$2" ] || rm -f -- "$2"; [ -z "$4" ] || "$3" rm --force "$4""#;
-        let mut command = std::process::Command::new("/bin/sh");
-        command.args(["-c", SCRIPT, "highwater-guard", &group.as_raw_nonzero().to_string()]);
-        command.arg(launch.socket.as_deref().unwrap_or(Path::new("")));
-        if let Some(container) = &launch.container {
-            command.arg(&container.docker).arg(&container.name);
-        }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map(Self)
-            .inspect_err(|e| tracing::debug!("no guard for a plugin: {e}"))
-            .ok()
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
