@@ -13,7 +13,8 @@ use crate::plan::WriteMode;
 pub enum Guarantee {
     /// Every row version arrives once, whatever dies when.
     ExactlyOnce,
-    /// A row version may be applied again, which changes nothing: rows are matched by this key.
+    /// A row version may be applied again, which changes nothing in the table: rows are matched by
+    /// this key. (The history of `append-dedup` may hold it twice.)
     EffectivelyOnce(Vec<String>),
     /// Nothing is lost; rows may arrive again, for the reason given.
     AtLeastOnce(String),
@@ -56,7 +57,8 @@ pub fn guarantee(
     primary_key: &[String],
 ) -> Guarantee {
     // `replace` depends on no cursor: each sync is complete in itself.
-    if write_mode == WriteMode::Replace && destination == DestinationDelivery::Atomic {
+    let is_replaced = matches!(write_mode, WriteMode::Replace | WriteMode::ReplaceDedup);
+    if is_replaced && destination == DestinationDelivery::Atomic {
         return Guarantee::ExactlyOnce;
     }
     let doubt = if destination == DestinationDelivery::Separate {
@@ -68,8 +70,8 @@ pub fn guarantee(
     } else {
         None
     };
-    let keyed = matches!(write_mode, WriteMode::Overwrite | WriteMode::OverwriteDeleteStale)
-        && !primary_key.is_empty();
+    let keyed =
+        !matches!(write_mode, WriteMode::Append | WriteMode::Replace) && !primary_key.is_empty();
     match doubt {
         None => Guarantee::ExactlyOnce,
         Some(_) if keyed => Guarantee::EffectivelyOnce(primary_key.to_vec()),
@@ -90,7 +92,7 @@ mod tests {
         let label = |s: &SourceDelivery, d, with_data, mode, key: &[String]| {
             guarantee(s, d, with_data, mode, key).to_string()
         };
-        use WriteMode::{Append, AppendDedup, Overwrite, Replace};
+        use WriteMode::{Append, AppendDedup, Overwrite, Replace, ReplaceDedup};
         assert_eq!(label(&once, Atomic, true, Append, &[]), "exactly_once");
         assert_eq!(label(&again, Atomic, true, Append, &[]), "at_least_once(files change)");
         assert_eq!(label(&again, Atomic, true, Overwrite, &id), "effectively_once(id)");
@@ -99,10 +101,8 @@ mod tests {
             label(&once, Atomic, false, Append, &id),
             "at_least_once(the cursor is kept in another destination than the rows)"
         );
-        assert_eq!(
-            label(&once, Separate, true, AppendDedup, &id),
-            "at_least_once(the destination cannot commit rows and cursor together)"
-        );
+        assert_eq!(label(&once, Separate, true, AppendDedup, &id), "effectively_once(id)");
+        assert_eq!(label(&again, Atomic, true, ReplaceDedup, &id), "exactly_once");
         assert_eq!(label(&again, Atomic, false, Replace, &[]), "exactly_once");
     }
 }

@@ -237,9 +237,13 @@ pub trait Source: Send + Sync {
     /// Reads one partition in one snapshot (invariant I6) and sends its rows and checkpoints.
     ///
     /// Rows are sent in arrival order; a checkpoint is sent only where all rows it covers have
-    /// been sent. An incremental read of a table ends with a checkpoint that carries its cursor,
-    /// also when there was no row; a full refresh sends none. After [`Completion::Complete`] the
-    /// engine commits what followed the last checkpoint; after `Stopped` or an error it does not.
+    /// been sent, and commits all rows sent before it: a source that reads several tables at once
+    /// holds back rows that no checkpoint covers yet, as far as sending them again would double
+    /// them. An incremental read of a table ends with a checkpoint that carries its cursor, also
+    /// when there was no row; a full refresh sends none, or the position where it can go on
+    /// ([`Table::resumable`]). After [`Completion::Complete`] the engine commits what followed the
+    /// last checkpoint, unless the source has spoken of single tables ([`Message::Completed`]);
+    /// after `Stopped` or an error it does not.
     ///
     /// Rows that the committed cursor already covers (the boundary of an inclusive cursor) are
     /// recognised and not sent again.

@@ -69,6 +69,8 @@ pub(crate) struct Lane {
     target: Target,
     plan: Arc<Plan>,
     fence: Fence,
+    /// The state that the read resumes from.
+    state: Arc<State>,
     options: RunOptions,
     writer: Option<Box<dyn Writer>>,
     chain: Option<Chain>,
@@ -118,6 +120,7 @@ impl Lane {
             target: target.clone(),
             plan,
             fence: fence.clone(),
+            state: Arc::clone(&site.state),
             options: options.clone(),
             writer: Some(writer),
             chain,
@@ -148,7 +151,7 @@ impl Lane {
             // Also of a writer that failed at its end: what it has confirmed is durable.
             let confirmed = writer.durable().await;
             for checkpoint in confirmed.iter().flatten().chain(durable.iter().flatten()) {
-                save_apart(&self.target, &self.plan, &self.fence, checkpoint).await?;
+                save_apart(&self.target, &self.plan, &self.fence, &self.state, checkpoint).await?;
             }
             durable.map(drop)
         };
@@ -302,10 +305,10 @@ impl Lane {
         if self.target.destination.capabilities().commits_later {
             let durable = writer.durable().await?;
             for checkpoint in &durable {
-                save_apart(&self.target, &self.plan, &self.fence, checkpoint).await?;
+                save_apart(&self.target, &self.plan, &self.fence, &self.state, checkpoint).await?;
             }
         } else if !self.plan.state_with_data {
-            save_apart(&self.target, &self.plan, &self.fence, checkpoint).await?;
+            save_apart(&self.target, &self.plan, &self.fence, &self.state, checkpoint).await?;
         }
         for table in self.outcome.rows_read.keys() {
             let destination = &self.target.name;
@@ -327,11 +330,12 @@ async fn save_apart(
     target: &Target,
     plan: &Plan,
     fence: &Fence,
+    state: &State,
     checkpoint: &Checkpoint,
 ) -> Result<()> {
     crash::at(CrashPoint::StateSave);
     for table in checkpoint.cursors.keys().filter_map(|key| key.table()) {
-        save_record(target, plan, fence, table, None).await?;
+        save_record(target, plan, fence, state, table, None).await?;
     }
     state_store(target)?.save(fence, checkpoint).await?;
     crash::at(CrashPoint::StateSaved);
@@ -343,12 +347,15 @@ pub(crate) async fn save_record(
     target: &Target,
     plan: &Plan,
     fence: &Fence,
+    state: &State,
     table: &TableName,
     finished_epoch: Option<u64>,
 ) -> Result<()> {
     let Some(table_plan) = plan.tables.get(table) else { return Ok(()) };
     let name = table_plan.target.name.clone();
     let existing = target.destination.describe(&[name]).await?;
+    let known = state.tables.get(table).cloned().unwrap_or_default();
+    let swept = (finished_epoch.is_some() && table_plan.sweep).then_some(plan.started_at);
     let record = TableRecord {
         identity: existing.into_iter().next().flatten().and_then(|t| t.identity),
         columns: table_plan.target.column_names().map(str::to_owned).collect(),
@@ -356,9 +363,12 @@ pub(crate) async fn save_record(
         finished_epoch,
         finished_at: finished_epoch.map(|_| plan.started_at),
         generation: table_plan.generation,
-        finished_generation: finished_epoch.map(|_| table_plan.generation),
-        rebuild: table_plan.rebuild,
-        swept_at: (finished_epoch.is_some() && table_plan.sweep).then_some(plan.started_at),
+        finished_generation: match finished_epoch {
+            Some(_) => Some(table_plan.generation),
+            None => known.finished_generation,
+        },
+        rebuild: table_plan.rebuild && finished_epoch.is_none(),
+        swept_at: swept.or(known.swept_at),
     };
     let store: &dyn StateStore = state_store(target)?;
     store.save_table(fence, table, &record).await

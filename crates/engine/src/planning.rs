@@ -279,6 +279,14 @@ fn reading(draft: &mut TablePlan, sweep_seconds: Option<u64>, state: &State, now
     };
     draft.sweep = !draft.rebuild && sweep_seconds.is_some_and(due);
     draft.reconcile &= draft.sweep;
+    if draft.rebuild {
+        draft.notes.push(
+            "Read again from the beginning; readers see the old rows until it is complete."
+                .to_owned(),
+        );
+    } else if draft.sweep {
+        draft.notes.push("A sweep: the table is read as a whole.".to_owned());
+    }
 }
 
 /// The state as the source may use it: without the positions of tables that are read anew.

@@ -354,7 +354,8 @@ impl<'a> Run<'a> {
         crash::at(CrashPoint::FinishBegin);
         let committed = target.destination.finish(&seat.plan, table_plan, &seat.fence).await?;
         if !seat.plan.state_with_data {
-            save_record(target, &seat.plan, &seat.fence, table, Some(seat.fence.epoch)).await?;
+            let epoch = Some(seat.fence.epoch);
+            save_record(target, &seat.plan, &seat.fence, &seat.state, table, epoch).await?;
         }
         crash::at(CrashPoint::FinishDone);
         Ok(committed)

@@ -27,7 +27,7 @@ pub(crate) fn changes(
         .map(|f| destination.stored_field(f).map_err(|e| e.context("table", plan.name())))
         .collect::<Result<Vec<Field>>>()?;
     let Some(existing) = existing else { return Ok(vec![SchemaChange::CreateTable]) };
-    if matches!(plan.write_mode, WriteMode::Replace | WriteMode::ReplaceDedup) {
+    if plan.rebuild {
         // A new table of the right shape takes the place of the old one.
         return Ok(Vec::new());
     }

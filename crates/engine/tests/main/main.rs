@@ -8,3 +8,4 @@ mod planning;
 mod plugins;
 mod several_destinations;
 mod sync;
+mod together;
