@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
-use highwater_core::{Table, TableName, TablePlan};
+use highwater_core::{SchemaChange, Table, TableName, TablePlan, WriteMode};
 
 use crate::dialect::Dialect;
 
@@ -28,12 +28,12 @@ pub fn history(plan: &TablePlan, dialect: &dyn Dialect) -> Table {
     Table::new(plan.target.name.renamed(name), fields)
 }
 
-/// The tombstones of `append-dedup`: key and cursor of the newest deletion per key, so that a
-/// late older row does not bring a deleted row back.
+/// The tombstones of `append-dedup` and, while its read lasts, of `replace-dedup`: key and cursor
+/// of the newest deletion per key, so that a late older row does not bring a deleted row back.
 pub fn tombstones(plan: &TablePlan, dialect: &dyn Dialect) -> Table {
     let kept = |field: &Field| {
         plan.target.primary_key.contains(field.name())
-            || plan.cursor_field.as_ref() == Some(field.name())
+            || plan.order_by.as_ref() == Some(field.name())
     };
     let fields = nullable_fields(plan, kept);
     let name =
@@ -42,10 +42,68 @@ pub fn tombstones(plan: &TablePlan, dialect: &dyn Dialect) -> Table {
         .with_primary_key(plan.target.primary_key.clone())
 }
 
-/// The table that `replace` fills before it is swapped in.
+/// The table that a rebuild ([`TablePlan::rebuild`]) fills before it is swapped in.
 pub fn replacement(plan: &TablePlan, dialect: &dyn Dialect) -> TableName {
     let name = format!("_highwater_{}", plan.target.name.name);
     plan.target.name.renamed(dialect.derived_name(&name, "_new"))
+}
+
+/// The plan by which a rebuild writes: everything is as in `plan`, but the target is the table
+/// beside, so that its history and tombstones have names of their own too ([`all`]), and its only
+/// change is to be made. Writing needs no other code than for a plan without a rebuild.
+///
+/// How to use it: a writer makes the tables of `all(&beside(plan))` in its first commit, marked
+/// with sync and generation, unless they are there with that mark already; it stages, merges and
+/// deletes by `beside(plan)`, and keeps its records by `plan`. `finish` puts each table of
+/// `all(&beside(plan))` in the place of the one of `all(plan)`, except the tombstones where
+/// [`keeps_tombstones`] is false: they are dropped.
+pub fn beside(plan: &TablePlan, dialect: &dyn Dialect) -> TablePlan {
+    let mut target = plan.target.as_ref().clone();
+    target.name = replacement(plan, dialect);
+    TablePlan {
+        target: Arc::new(target),
+        rebuild: false,
+        changes: vec![SchemaChange::CreateTable],
+        ..plan.clone()
+    }
+}
+
+/// The tables that a plan writes to: the target first, then history and tombstones where the mode
+/// has them.
+pub fn all(plan: &TablePlan, dialect: &dyn Dialect) -> Vec<Table> {
+    let mut tables = vec![plan.target.as_ref().clone()];
+    if plan.write_mode == WriteMode::AppendDedup {
+        tables.push(history(plan, dialect));
+    }
+    if is_ordered(plan.write_mode) {
+        tables.push(tombstones(plan, dialect));
+    }
+    tables
+}
+
+/// Whether a mode orders the versions of a row by [`TablePlan::order_by`] and remembers deletions.
+pub fn is_ordered(mode: WriteMode) -> bool {
+    matches!(mode, WriteMode::AppendDedup | WriteMode::ReplaceDedup)
+}
+
+/// Whether the tombstones are of use after the table is finished.
+pub fn keeps_tombstones(plan: &TablePlan) -> bool {
+    plan.write_mode == WriteMode::AppendDedup
+}
+
+/// The keys that a sweep has seen: the key columns of the target. It belongs to one run, whose
+/// mark it carries; every commit of that run adds to it ([`crate::merge::steps`]), and
+/// [`crate::sweep`] takes it away at the end.
+pub fn seen(plan: &TablePlan, dialect: &dyn Dialect) -> Table {
+    let key = &plan.target.primary_key;
+    let fields = key.iter().filter_map(|name| plan.target.field(name).cloned()).collect();
+    let name = dialect.derived_name(&format!("_highwater_{}", plan.target.name.name), "_seen");
+    Table::new(plan.target.name.renamed(name), fields).with_primary_key(key.clone())
+}
+
+/// Whether a run has to remember the keys that it saw.
+pub fn remembers_keys(plan: &TablePlan) -> bool {
+    plan.sweep && plan.reconcile && !plan.target.primary_key.is_empty()
 }
 
 /// The columns of a staging table: those of the target, all nullable, then [`ORDINAL`] and

@@ -11,6 +11,8 @@ pub mod derived;
 pub mod dialect;
 pub mod merge;
 pub mod read_back;
+pub mod rebuild;
 pub mod state;
+pub mod sweep;
 
 pub use dialect::Dialect;

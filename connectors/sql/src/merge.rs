@@ -4,11 +4,16 @@
 //! [`Step`]s in their order inside its transaction and adds up what they did.
 //!
 //! The rules (design: write modes): of several staged rows with one key the winner is the one
-//! with the greatest cursor, NULL lowest, then the later arrival; without a cursor field the
-//! later arrival. A row never replaces one with a greater cursor, also across syncs. Keys match
-//! null-safely. A deletion leaves a tombstone, so that a late older row stays deleted.
+//! with the greatest value of [`TablePlan::order_by`], NULL lowest, then the later arrival; without
+//! that column the later arrival. A row never replaces a greater one, also across syncs. Keys
+//! match null-safely. A deletion leaves a tombstone, so that a late older row stays deleted. The
+//! other modes take what arrives last.
+//!
+//! A sweep remembers the keys that it sees, and in `append-dedup` a row that is as it was is left
+//! out before anything is done with it.
 
 use arrow_schema::Field;
+use highwater_core::plan::{EXTRACTED_AT, GENERATION_ID, META, RAW_ID, SYNC_TIME};
 use highwater_core::{TablePlan, WriteMode};
 
 use crate::ddl::quoted;
@@ -42,8 +47,9 @@ pub struct Step {
 
 /// The steps that merge the staging table `staging` (an identifier, quoted) into the target of
 /// `plan`. `instant` turns a parameter of microseconds since 1970 into the stored type of
-/// [`SYNCED_AT`]. Only for `overwrite`, `overwrite-delete-stale` with a key, and `append-dedup`;
-/// the other modes write rows where they belong at once.
+/// [`SYNCED_AT`]. Only for `overwrite`, `overwrite-delete-stale` with a key, `append-dedup` and
+/// `replace-dedup`; the other modes write rows where they belong at once. A rebuild passes
+/// [`derived::beside`]. Where [`derived::remembers_keys`], the table [`derived::seen`] is there.
 pub fn steps(
     dialect: &dyn Dialect,
     plan: &TablePlan,
@@ -51,13 +57,20 @@ pub fn steps(
     instant: impl Fn(&str) -> String,
 ) -> Vec<Step> {
     let merge = Merge { dialect, plan, staging };
+    let dedup = plan.write_mode == WriteMode::AppendDedup;
     let mut steps = Vec::new();
-    if plan.write_mode == WriteMode::AppendDedup {
+    if derived::remembers_keys(plan) {
+        steps.push(merge.remember_keys());
+    }
+    if plan.sweep && dedup {
+        steps.push(merge.leave_out_unchanged());
+    }
+    if dedup {
         steps.push(merge.append_history(&instant(&dialect.parameter(2))));
-        steps.push(merge.fold());
+    }
+    steps.push(merge.fold());
+    if derived::is_ordered(plan.write_mode) {
         steps.extend(merge.tombstones());
-    } else {
-        steps.push(merge.fold());
     }
     steps.push(merge.delete());
     steps.push(merge.upsert());
@@ -83,6 +96,37 @@ pub fn prune_history(
     )
 }
 
+/// The statement that leaves the latest record of each key in the history: the greatest value of
+/// [`TablePlan::order_by`], NULL lowest, then the latest arrival. The affected rows are what went.
+pub fn compact_history(dialect: &dyn Dialect, plan: &TablePlan) -> String {
+    let sequence = dialect.quote(SEQUENCE);
+    let order = match order_by(plan) {
+        Some(field) => {
+            let column = dialect.ordered(&dialect.quote(field.name()), field);
+            format!("{column} DESC NULLS LAST, {sequence} DESC")
+        }
+        None => format!("{sequence} DESC"),
+    };
+    format!(
+        "DELETE FROM {history} WHERE {sequence} IN (SELECT {sequence} FROM (\
+         SELECT {sequence}, row_number() OVER (PARTITION BY {key} ORDER BY {order}) AS place \
+         FROM {history}) AS placed WHERE place > 1)",
+        history = dialect.table(&derived::history(plan, dialect).name),
+        key = quoted(dialect, &plan.target.primary_key),
+    )
+}
+
+/// The column that orders versions, in the modes that have an order.
+fn order_by(plan: &TablePlan) -> Option<&Field> {
+    if !derived::is_ordered(plan.write_mode) {
+        return None;
+    }
+    plan.target.field(plan.order_by.as_deref()?)
+}
+
+/// Columns that are new with every read, whether the row has changed or not.
+const OF_THE_READ: [&str; 5] = [SYNC_TIME, RAW_ID, EXTRACTED_AT, META, GENERATION_ID];
+
 struct Merge<'a> {
     dialect: &'a dyn Dialect,
     plan: &'a TablePlan,
@@ -90,6 +134,68 @@ struct Merge<'a> {
 }
 
 impl Merge<'_> {
+    /// Keys of rows that are there, for the end of the sweep.
+    fn remember_keys(&self) -> Step {
+        let seen = derived::seen(self.plan, self.dialect);
+        let values: Vec<_> =
+            seen.schema.fields().iter().map(|f| self.staged_value(f, "s.")).collect();
+        step(
+            Counts::Nothing,
+            format!(
+                "INSERT INTO {} ({}) SELECT DISTINCT {} FROM {} AS s WHERE s.{} = 'u' \
+                 ON CONFLICT DO NOTHING",
+                self.dialect.table(&seen.name),
+                quoted(self.dialect, &seen.primary_key),
+                values.join(", "),
+                self.staging,
+                self.dialect.quote(OPERATION),
+            ),
+        )
+    }
+
+    /// Drops staged rows that are as the final table has them, where the key has no other version
+    /// in this commit.
+    fn leave_out_unchanged(&self) -> Step {
+        let q = |name: &str| self.dialect.quote(name);
+        let compared: Vec<&Field> = self
+            .plan
+            .target
+            .schema
+            .fields()
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|f| !OF_THE_READ.contains(&f.name().as_str()))
+            .collect();
+        let differs = |left: &dyn Fn(&Field) -> String| {
+            let parts: Vec<_> = compared
+                .iter()
+                .map(|f| self.dialect.distinct(&left(f), &self.staged_value(f, "s."), f))
+                .collect();
+            parts.join(" OR ")
+        };
+        let from_final = differs(&|f| format!("t.{}", q(f.name())));
+        let from_other = differs(&|f| self.staged_value(f, "o."));
+        let key = &self.plan.target.primary_key;
+        let same_staged: Vec<_> = key
+            .iter()
+            .map(|k| self.dialect.same(&format!("o.{}", q(k)), &format!("s.{}", q(k))))
+            .collect();
+        step(
+            Counts::Nothing,
+            format!(
+                "DELETE FROM {staging} AS s WHERE s.{op} = 'u' AND EXISTS (\
+                 SELECT 1 FROM {table} AS t WHERE {matches} AND NOT ({from_final})) \
+                 AND NOT EXISTS (SELECT 1 FROM {staging} AS o WHERE {same_staged} \
+                 AND (o.{op} <> 'u' OR {from_other}))",
+                staging = self.staging,
+                op = q(OPERATION),
+                table = self.dialect.table(&self.plan.target.name),
+                matches = self.same_key("t", "s"),
+                same_staged = same_staged.join(" AND "),
+            ),
+        )
+    }
+
     /// Every staged row becomes a history row, numbered in arrival order.
     fn append_history(&self, synced_at: &str) -> Step {
         let q = |name: &str| self.dialect.quote(name);
@@ -309,12 +415,8 @@ impl Merge<'_> {
         )
     }
 
-    /// The cursor orders versions in `append-dedup` only; `overwrite` takes what arrives last.
     fn cursor(&self) -> Option<&Field> {
-        if self.plan.write_mode != WriteMode::AppendDedup {
-            return None;
-        }
-        self.plan.target.field(self.plan.cursor_field.as_deref()?)
+        order_by(self.plan)
     }
 
     fn same_key(&self, t: &str, s: &str) -> String {

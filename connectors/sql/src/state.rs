@@ -12,7 +12,9 @@
 //!
 //! A commit, in one transaction: [`StateSql::check_fence`] (no row: roll back, fenced), schema
 //! changes, rows, [`StateSql::save_cursor`] for each cursor, [`StateSql::save_table`],
-//! [`StateSql::save_sequence`], COMMIT.
+//! [`StateSql::save_sequence`], COMMIT. The end of a table, in one transaction: the fence, what
+//! the mode does, [`StateSql::save_table`], [`StateSql::finish_table`], [`StateSql::forget_cursor`]
+//! of the position of a full refresh, COMMIT.
 //!
 //! Instants are microseconds since 1970 in UTC, as integers; epochs and counts are integers;
 //! everything else is text. A missing namespace is the empty text, and [`CursorKey::Global`] has
@@ -21,6 +23,14 @@
 use highwater_core::{CursorKey, Error, Fence, TableName};
 
 use crate::dialect::Dialect;
+
+/// Columns of `tables` that older versions did not make, in the order in which they are read.
+const NEWER_COLUMNS: [(&str, &str); 4] = [
+    ("generation", "BIGINT NOT NULL DEFAULT 0"),
+    ("finished_generation", "BIGINT"),
+    ("rebuild", "SMALLINT NOT NULL DEFAULT 0"),
+    ("swept_at", "BIGINT"),
+];
 
 /// Builds the statements for one dialect. Parameters are in the order the method names them.
 pub struct StateSql<'a>(pub &'a dyn Dialect);
@@ -51,6 +61,8 @@ impl StateSql<'_> {
                 "sync TEXT NOT NULL, table_namespace TEXT NOT NULL, table_name TEXT NOT NULL, \
                  identity TEXT, columns TEXT NOT NULL, rows_total BIGINT NOT NULL, \
                  finished_epoch BIGINT, finished_at BIGINT, \
+                 generation BIGINT NOT NULL DEFAULT 0, finished_generation BIGINT, \
+                 rebuild SMALLINT NOT NULL DEFAULT 0, swept_at BIGINT, \
                  PRIMARY KEY (sync, table_namespace, table_name)",
             ),
         ];
@@ -58,6 +70,18 @@ impl StateSql<'_> {
             .iter()
             .map(|(name, columns)| {
                 format!("CREATE TABLE IF NOT EXISTS {} ({columns})", self.0.internal(name))
+            })
+            .collect()
+    }
+
+    /// What `tables` needs that a state made by an older version does not have: column, statement.
+    /// Run those whose column is missing, when the state is opened for writing.
+    pub fn upgrade(&self) -> Vec<(&'static str, String)> {
+        NEWER_COLUMNS
+            .iter()
+            .map(|(column, definition)| {
+                let table = self.0.internal("tables");
+                (*column, format!("ALTER TABLE {table} ADD COLUMN {column} {definition}"))
             })
             .collect()
     }
@@ -151,6 +175,26 @@ impl StateSql<'_> {
         )
     }
 
+    /// `(sync, table_namespace, table_name)`: forgets all cursors of a table.
+    pub fn forget_cursors(&self) -> String {
+        let [p1, p2, p3] = self.parameters();
+        format!(
+            "DELETE FROM {} WHERE sync = {p1} AND table_namespace = {p2} AND table_name = {p3}",
+            self.0.internal("cursor"),
+        )
+    }
+
+    /// `(sync, table_namespace, table_name, rebuild)`: begins a new generation of a table. With
+    /// [`Self::forget_cursors`] in one transaction it is a refresh.
+    pub fn next_generation(&self) -> String {
+        let [p1, p2, p3, p4] = self.parameters();
+        format!(
+            "UPDATE {} SET generation = generation + 1, rebuild = {p4} WHERE sync = {p1} \
+             AND table_namespace = {p2} AND table_name = {p3}",
+            self.0.internal("tables"),
+        )
+    }
+
     /// `(sync, table_namespace, table_name)`: forgets what is remembered of a table.
     pub fn forget_table(&self) -> String {
         let [p1, p2, p3] = self.parameters();
@@ -161,11 +205,19 @@ impl StateSql<'_> {
     }
 
     /// `(sync)` → `table_namespace, table_name, identity, columns, rows_total, finished_epoch,
-    /// finished_at`. `columns` is a JSON list of names.
-    pub fn tables(&self) -> String {
+    /// finished_at, generation, finished_generation, rebuild, swept_at`. `columns` is a JSON list
+    /// of names. `has` says whether a column of [`Self::upgrade`] is there: of a state that was
+    /// made by an older version what is missing comes as its default.
+    pub fn tables(&self, has: impl Fn(&str) -> bool) -> String {
+        let newer = NEWER_COLUMNS.map(|(column, definition)| match has(column) {
+            true => column.to_owned(),
+            false if definition.ends_with("DEFAULT 0") => format!("0 AS {column}"),
+            false => format!("NULL AS {column}"),
+        });
         format!(
             "SELECT table_namespace, table_name, identity, columns, rows_total, finished_epoch, \
-             finished_at FROM {} WHERE sync = {}",
+             finished_at, {} FROM {} WHERE sync = {}",
+            newer.join(", "),
             self.0.internal("tables"),
             self.0.parameter(1),
         )
@@ -183,38 +235,43 @@ impl StateSql<'_> {
         )
     }
 
-    /// `(sync, table_namespace, table_name, identity, columns, rows_added)`: remembers the table
-    /// and adds to its rows.
+    /// `(sync, table_namespace, table_name, identity, columns, rows_added, generation, rebuild)`:
+    /// remembers the table and adds to its rows.
     pub fn save_table(&self) -> String {
-        let p: [String; 6] = self.parameters();
+        let p: [String; 8] = self.parameters();
         format!(
             "INSERT INTO {} AS known (sync, table_namespace, table_name, identity, columns, \
-             rows_total) VALUES ({}) ON CONFLICT (sync, table_namespace, table_name) \
+             rows_total, generation, rebuild) VALUES ({}) \
+             ON CONFLICT (sync, table_namespace, table_name) \
              DO UPDATE SET identity = excluded.identity, columns = excluded.columns, \
-             rows_total = known.rows_total + excluded.rows_total",
+             rows_total = known.rows_total + excluded.rows_total, \
+             generation = excluded.generation, rebuild = excluded.rebuild",
             self.0.internal("tables"),
             p.join(", "),
         )
     }
 
-    /// `(sync, table_namespace, table_name, identity, columns, finished_epoch, finished_at)`:
-    /// remembers that the table is complete.
+    /// `(sync, table_namespace, table_name, finished_epoch, finished_at, finished_generation,
+    /// swept_at)`: after [`Self::save_table`], remembers that the table is complete. `swept_at` is
+    /// NULL where it was not read as a whole. Belongs together with [`Self::forget_cursor`] of the
+    /// part [`highwater_core::state::FULL_REFRESH`].
     pub fn finish_table(&self) -> String {
-        let p: [String; 7] = self.parameters();
+        let [p1, p2, p3, p4, p5, p6, p7] = self.parameters();
         format!(
-            "INSERT INTO {} (sync, table_namespace, table_name, identity, columns, rows_total, \
-             finished_epoch, finished_at) VALUES ({}, {}, {}, {}, {}, 0, {}, {}) \
-             ON CONFLICT (sync, table_namespace, table_name) \
-             DO UPDATE SET identity = excluded.identity, columns = excluded.columns, \
-             finished_epoch = excluded.finished_epoch, finished_at = excluded.finished_at",
+            "UPDATE {} SET finished_epoch = {p4}, finished_at = {p5}, \
+             finished_generation = {p6}, rebuild = 0, swept_at = coalesce({p7}, swept_at) \
+             WHERE sync = {p1} AND table_namespace = {p2} AND table_name = {p3}",
             self.0.internal("tables"),
-            p[0],
-            p[1],
-            p[2],
-            p[3],
-            p[4],
-            p[5],
-            p[6],
+        )
+    }
+
+    /// `(sync, table_namespace, table_name)` → `finished_epoch`; no row before the first commit.
+    pub fn finished_epoch(&self) -> String {
+        let [p1, p2, p3] = self.parameters();
+        format!(
+            "SELECT finished_epoch FROM {} WHERE sync = {p1} AND table_namespace = {p2} \
+             AND table_name = {p3}",
+            self.0.internal("tables"),
         )
     }
 
