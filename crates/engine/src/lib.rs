@@ -14,6 +14,8 @@ pub mod mappings;
 pub mod metadata;
 pub mod options;
 pub mod planning;
+pub mod quarantine;
+pub mod refresh;
 mod run;
 mod schema;
 pub mod selection;
@@ -25,8 +27,8 @@ mod transforms;
 pub use events::{Event, Observer, Silent};
 pub use intake::Intake;
 pub use options::{
-    ColumnOptions, Deletes, Keeper, KeyChoice, RunOptions, StateTable, StopSignal, SyncRequest,
-    TableOptions, Target,
+    ColumnOptions, Deletes, Generation, Keeper, KeyChoice, RunOptions, StateTable, StopSignal,
+    SyncRequest, TableOptions, Target,
 };
 pub use planning::{Planned, Refused, plan};
 pub use summary::{DestinationSummary, Failure, Outcome, Summary, TableSummary};

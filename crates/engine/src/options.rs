@@ -51,6 +51,17 @@ pub struct TableOptions {
     /// How long after the last complete read an incremental table is read as a whole again, in
     /// seconds; 0: every time. `None`: never, or every time with [`Deletes::Reconcile`].
     pub sweep_seconds: Option<u64>,
+    /// Which generation the rows belong to, where somebody else counts them.
+    pub generation: Option<Generation>,
+}
+
+/// The generation of rows, as whoever runs us as a destination counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Generation {
+    /// That of the rows that come.
+    pub id: u64,
+    /// The oldest whose rows stay when the read is complete.
+    pub minimum: u64,
 }
 
 /// What becomes of rows that the source has deleted.

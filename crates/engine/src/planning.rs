@@ -8,12 +8,12 @@ use arrow_schema::{Field, Schema};
 use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
     CursorKey, Destination, Error, ErrorKind, ExistingTable, Instant, Plan, ReadMode, Result,
-    SchemaChange, Source, State, StateStore, Table, TablePlan, WriteMode,
+    SchemaChange, Source, State, StateStore, Table, TablePlan, TableRecord, WriteMode,
 };
 
 use crate::adopt;
 use crate::draft::Drafter;
-use crate::options::{Deletes, SyncRequest, Target};
+use crate::options::{Deletes, Generation, SyncRequest, Target};
 use crate::schema;
 use crate::selection;
 
@@ -106,6 +106,21 @@ impl<'a> Selector<'a> {
         let patterns: Vec<String> = request.tables.iter().map(|t| t.name.clone()).collect();
         let discovered = source.discover(Some(&patterns)).await?;
         Ok(Self { source, request, run, discovered })
+    }
+
+    /// As [`Self::new`], of tables that were discovered before.
+    pub(crate) fn of(
+        source: &'a dyn Source,
+        request: &'a SyncRequest,
+        run: &'a Run,
+        discovered: Vec<Table>,
+    ) -> Self {
+        Self { source, request, run, discovered }
+    }
+
+    /// What was discovered.
+    pub(crate) fn into_discovered(self) -> Vec<Table> {
+        self.discovered
     }
 
     /// What is asked for at one destination. Looks at the source only.
@@ -209,7 +224,11 @@ impl<'a> Selector<'a> {
     ) -> Result<()> {
         let record = state.tables.get(draft.name());
         let knows = target.destination.capabilities().describes_tables;
-        reading(draft, self.sweep_seconds(draft), state, self.run.started_at);
+        let counted = selection::options_of(self.request, draft.name());
+        match counted.and_then(|options| options.generation) {
+            Some(generation) => reading_as_told(draft, generation, record),
+            None => reading(draft, self.sweep_seconds(draft), state, self.run.started_at),
+        }
         let resumes = resumes(draft, state);
         if resumes && knows {
             schema::check_identity(draft, record, existing.as_ref())?;
@@ -287,6 +306,19 @@ fn reading(draft: &mut TablePlan, sweep_seconds: Option<u64>, state: &State, now
     } else if draft.sweep {
         draft.notes.push("A sweep: the table is read as a whole.".to_owned());
     }
+}
+
+/// As [`reading`], where somebody else counts generations. Nothing is thrown away that belongs to
+/// the same generation already: some count one and the same for ever.
+fn reading_as_told(draft: &mut TablePlan, told: Generation, record: Option<&TableRecord>) {
+    draft.generation = told.id;
+    // That of the rows which readers see.
+    let visible = record.map(|record| match record.rebuild {
+        true => record.finished_generation.unwrap_or(0),
+        false => record.generation,
+    });
+    let older_go = told.minimum == told.id && visible.is_some_and(|there| there < told.minimum);
+    draft.rebuild |= older_go;
 }
 
 /// The state as the source may use it: without the positions of tables that are read anew.
