@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod deletion;
+mod state;
+mod sweep;
 
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field};
 use highwater_core::{ReadMode, Result, SchemaChange, Table, TableName, TablePlan, WriteMode};
 use highwater_sql::merge::{self, Counts};
-use highwater_sql::{Dialect, ddl};
+use highwater_sql::{Dialect, ddl, derived};
 use rusqlite::{Connection, params};
 
 struct Plain;
@@ -66,8 +68,8 @@ impl Bench {
             ..TablePlan::new(Arc::clone(&table), table, ReadMode::Incremental, write_mode)
         };
         let connection = Connection::open_in_memory().unwrap();
-        for change in &plan.changes {
-            for statement in ddl::change(&Plain, &plan, change, None).unwrap() {
+        for table in derived::all(&plan, &Plain) {
+            for statement in ddl::create_table(&Plain, &table, None).unwrap() {
                 connection.execute(&statement, []).unwrap();
             }
         }
@@ -193,6 +195,50 @@ fn keys_match_null_safely() {
         assert_eq!(bench.merge(&[("d", None, Some(4), "")]), (0, 1));
         assert_eq!(bench.final_rows(), ["a 1 y"]);
     }
+}
+
+#[test]
+fn replace_dedup_folds_all_batches_of_a_read_and_keeps_no_history() {
+    let mut bench = Bench::new(WriteMode::ReplaceDedup, false);
+    let rows = [("u", Some("a"), Some(2), "x"), ("u", Some("a"), Some(3), "y")];
+    assert_eq!(bench.merge(&rows), (1, 0));
+    assert_eq!(
+        bench.merge(&[("u", Some("a"), Some(1), "older"), ("u", Some("b"), None, "z")]).0,
+        1
+    );
+    assert_eq!(
+        bench.merge(&[("d", Some("b"), Some(5), ""), ("d", Some("a"), Some(1), "")]),
+        (0, 1)
+    );
+    assert_eq!(bench.merge(&[("u", Some("b"), Some(4), "older than its deletion")]), (0, 0));
+    assert_eq!(bench.final_rows(), ["a 3 y"]);
+    assert!(bench.rows("SELECT name FROM sqlite_schema WHERE name LIKE '%history'").is_empty());
+}
+
+#[test]
+fn the_order_has_the_name_that_it_has_at_the_target() {
+    for mode in [WriteMode::AppendDedup, WriteMode::ReplaceDedup] {
+        let mut bench = Bench::new(mode, false);
+        bench.plan.cursor_field = Some("a name that only the source has".into());
+        bench.merge(&[("u", Some("a"), Some(2), "new"), ("u", Some("a"), Some(1), "old")]);
+        assert_eq!(bench.final_rows(), ["a 2 new"]);
+        bench.plan.order_by = None;
+        bench.merge(&[("u", Some("a"), Some(1), "arrived later")]);
+        assert_eq!(bench.final_rows(), ["a 1 arrived later"]);
+    }
+}
+
+#[test]
+fn a_compacted_history_has_the_latest_record_of_each_key() {
+    let mut bench = Bench::new(WriteMode::AppendDedup, true);
+    bench.merge(&[("u", Some("a"), Some(1), "1"), ("u", Some("a"), Some(3), "3")]);
+    bench.merge(&[("u", Some("a"), Some(2), "2"), ("u", None, None, "x"), ("u", None, None, "y")]);
+    bench.merge(&[("u", Some("b"), Some(1), "b"), ("d", Some("b"), Some(1), "")]);
+    let compact = merge::compact_history(&Plain, &bench.plan);
+    assert_eq!(bench.connection.execute(&compact, []).unwrap(), 4);
+    let left = "SELECT name, _highwater_op, value FROM t_history ORDER BY _highwater_seq";
+    assert_eq!(bench.rows(left), ["a u 3", "- u y", "b d "]);
+    assert_eq!(bench.connection.execute(&compact, []).unwrap(), 0);
 }
 
 #[test]
