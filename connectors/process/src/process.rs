@@ -120,7 +120,7 @@ impl Exit {
     }
 
     /// Ended by a signal, seen directly or as a shell tells it: not by its own decision.
-    fn is_by_signal(self) -> bool {
+    pub fn is_by_signal(self) -> bool {
         self.signal.is_some() || matches!(self.code, None | Some(129..=159))
     }
 
