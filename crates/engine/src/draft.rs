@@ -75,6 +75,8 @@ impl Drafter<'_> {
         let mut mapped = source.as_ref().clone().with_primary_key(primary_key);
         mapped.cursor_field = cursor_field.clone();
         let mapped = mappings::table(&options.mappings, &mapped)?;
+        let cursor = cursor_field.as_ref();
+        mappings::check_order(&options.mappings, cursor, &mapped, read_mode, write_mode)?;
         let order_by = mapped.cursor_field.clone();
         let primary_key = mapped.primary_key.clone();
         let mut notes = Vec::new();

@@ -1,5 +1,6 @@
 //! A lane: what one destination does with the rows of one partition.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::events::Event;
 use crate::metadata;
 use crate::options::{Keeper, RunOptions, StateTable, Target};
 use crate::planning::state_store;
+use crate::quarantine::Stage;
 use crate::state_table;
 use crate::sync::task_ended;
 use crate::transforms::{Chain, Passed};
@@ -73,6 +75,7 @@ pub(crate) struct Lane {
     state: Arc<State>,
     options: RunOptions,
     writer: Option<Box<dyn Writer>>,
+    stage: Stage,
     chain: Option<Chain>,
     dirty: bool,
     outcome: LaneOutcome,
@@ -82,7 +85,11 @@ pub(crate) struct Lane {
 #[derive(Default)]
 pub(crate) struct LaneOutcome {
     /// Rows read, by source table.
-    pub(crate) rows_read: std::collections::BTreeMap<TableName, u64>,
+    pub(crate) rows_read: BTreeMap<TableName, u64>,
+    /// Rows left out by the filters of the user, by source table.
+    pub(crate) rows_filtered: BTreeMap<TableName, u64>,
+    /// Rows that went into the quarantine, by source table.
+    pub(crate) rows_quarantined: BTreeMap<TableName, u64>,
     /// What its commits did to each table.
     pub(crate) committed: CommittedTables,
     /// Why it stopped.
@@ -112,6 +119,7 @@ impl Lane {
             Arc::make_mut(&mut plan).tables.insert(table.name().clone(), table);
             is_keeper = true;
         }
+        let stage = Stage::open(target, &mut plan, &mut partition).await?;
         let chain = Chain::new(&target.transformers, &plan).await?;
         let writer = target.destination.writer(&plan, &partition, fence).await?;
         Ok(Self {
@@ -123,6 +131,7 @@ impl Lane {
             state: Arc::clone(&site.state),
             options: options.clone(),
             writer: Some(writer),
+            stage,
             chain,
             // Also a partition without rows is committed once: its table has to exist.
             dirty: true,
@@ -142,7 +151,8 @@ impl Lane {
             return;
         }
         let own = complete.iter().filter(|table| self.plan.tables.contains_key(table));
-        let own: Vec<_> = own.cloned().collect();
+        // What is in the quarantine is complete as well.
+        let own: Vec<_> = own.chain(self.stage.table()).cloned().collect();
         let ended = async {
             let Some(mut writer) = self.writer.take() else {
                 return Err(Error::internal("The writer is gone"));
@@ -251,6 +261,19 @@ impl Lane {
     async fn pass(&mut self, batch: &Batch) -> Result<()> {
         let name = &batch.table.name;
         let Some(table) = self.plan.tables.get(name) else { return Ok(()) };
+        let staged = self.stage.apply(batch, &self.plan, table)?;
+        if let Some(staged) = &staged {
+            *self.outcome.rows_filtered.entry(name.clone()).or_default() += staged.filtered;
+            if let Some(quarantined) = &staged.quarantined {
+                let rows = quarantined.rows.num_rows() as u64;
+                *self.outcome.rows_quarantined.entry(name.clone()).or_default() += rows;
+                hand_on(&mut self.writer, quarantined.clone()).await?;
+            }
+            if staged.batch.rows.num_rows() == 0 {
+                return Ok(());
+            }
+        }
+        let batch = staged.as_ref().map_or(batch, |staged| &staged.batch);
         let first = table.untransformed.as_ref().unwrap_or(&table.target);
         let shaped = metadata::shape(batch, &self.plan, table, first)?;
         let Some(chain) = &mut self.chain else { return self.hand_on(shaped).await };
@@ -269,8 +292,9 @@ impl Lane {
             let passed = chain.drain().await?;
             self.hand_on_passed(passed).await?;
         }
+        let mapped = self.stage.deletion(deletion)?;
         match &mut self.writer {
-            Some(writer) => writer.delete(deletion).await,
+            Some(writer) => writer.delete(mapped.as_ref().unwrap_or(deletion)).await,
             None => Err(Error::internal("The writer is gone")),
         }
     }
@@ -287,10 +311,7 @@ impl Lane {
     }
 
     async fn hand_on(&mut self, batch: Batch) -> Result<()> {
-        match &mut self.writer {
-            Some(writer) => writer.write(batch).await,
-            None => Err(Error::internal("The writer is gone")),
-        }
+        hand_on(&mut self.writer, batch).await
     }
 
     async fn try_commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
@@ -322,6 +343,13 @@ impl Lane {
     fn fail(&mut self, error: Error) {
         self.writer = None;
         self.outcome.error = Some(error);
+    }
+}
+
+async fn hand_on(writer: &mut Option<Box<dyn Writer>>, batch: Batch) -> Result<()> {
+    match writer {
+        Some(writer) => writer.write(batch).await,
+        None => Err(Error::internal("The writer is gone")),
     }
 }
 

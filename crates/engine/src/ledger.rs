@@ -100,6 +100,9 @@ impl Ledger {
     pub(crate) fn book(&mut self, seat: usize, table: &TableName, outcome: &LaneOutcome) {
         if let Some(account) = self.books[seat].accounts.get_mut(table) {
             account.summary.rows_read += outcome.rows_read.get(table).copied().unwrap_or(0);
+            let count = |rows: &BTreeMap<TableName, u64>| rows.get(table).copied().unwrap_or(0);
+            account.summary.rows_filtered += count(&outcome.rows_filtered);
+            account.summary.rows_quarantined += count(&outcome.rows_quarantined);
             account.summary.add(outcome.committed.get(table).copied().unwrap_or_default());
         }
     }
@@ -224,6 +227,8 @@ fn empty_summary(plan: &TablePlan) -> TableSummary {
         write_mode: plan.write_mode,
         guarantee: plan.guarantee.clone(),
         rows_read: 0,
+        rows_filtered: 0,
+        rows_quarantined: 0,
         rows_written: 0,
         rows_unchanged: 0,
         rows_deleted: 0,
@@ -242,6 +247,8 @@ fn unplanned(table: &TableName) -> TableSummary {
         write_mode: WriteMode::Append,
         guarantee: Guarantee::AtLeastOnce("the table is not planned".to_owned()),
         rows_read: 0,
+        rows_filtered: 0,
+        rows_quarantined: 0,
         rows_written: 0,
         rows_unchanged: 0,
         rows_deleted: 0,

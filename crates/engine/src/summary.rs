@@ -51,6 +51,12 @@ pub struct TableSummary {
     pub guarantee: Guarantee,
     /// Rows that the source sent.
     pub rows_read: u64,
+    /// Of these, rows that the user's filters left out.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows_filtered: u64,
+    /// Of these, rows that went into the quarantine, because a mapping failed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows_quarantined: u64,
     /// Rows added or changed at the destination.
     pub rows_written: u64,
     /// Rows that were there already.
@@ -103,6 +109,11 @@ impl From<&Error> for Failure {
     }
 }
 
+/// Most tables have no mappings: their summaries say nothing of them.
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
+}
+
 fn as_rfc3339<S: serde::Serializer>(at: &Instant, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&at.to_rfc3339())
 }
@@ -129,7 +140,7 @@ fn kind_word<S: serde::Serializer>(kind: &ErrorKind, serializer: S) -> Result<S:
 pub enum Outcome {
     /// Every table is complete at every destination.
     Complete,
-    /// What was done is committed, but tables failed.
+    /// What was done is committed, but tables failed or rows went into the quarantine.
     Partial,
     /// Nothing was completed.
     Failed,
@@ -157,7 +168,8 @@ impl Summary {
         if self.interrupted {
             return Outcome::Interrupted;
         }
-        if failures.is_empty() && tables().all(|t| t.complete) {
+        let quarantined = tables().any(|t| t.rows_quarantined > 0);
+        if failures.is_empty() && !quarantined && tables().all(|t| t.complete) {
             return Outcome::Complete;
         }
         if complete > 0 {
@@ -182,6 +194,8 @@ mod tests {
             write_mode: WriteMode::Append,
             guarantee: Guarantee::ExactlyOnce,
             rows_read: 0,
+            rows_filtered: 0,
+            rows_quarantined: 0,
             rows_written: 0,
             rows_unchanged: 0,
             rows_deleted: 0,
@@ -221,6 +235,9 @@ mod tests {
         assert_eq!(outcome(true, vec![good(), fenced]), Outcome::TryLater);
         let unfinished = TableSummary { complete: false, ..good() };
         assert_eq!(outcome(true, vec![good(), unfinished.clone()]), Outcome::Interrupted);
+        let quarantined = TableSummary { rows_quarantined: 1, ..good() };
+        assert_eq!(outcome(false, vec![good(), quarantined.clone()]), Outcome::Partial);
+        assert_eq!(outcome(false, vec![quarantined]), Outcome::Partial);
         // A table that is not complete for no reason that anybody gave is no success either.
         assert_eq!(outcome(false, vec![unfinished]), Outcome::Failed);
     }

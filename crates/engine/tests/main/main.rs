@@ -4,6 +4,7 @@
 
 mod bench;
 mod intake;
+mod mappings;
 mod planning;
 mod plugins;
 mod several_destinations;

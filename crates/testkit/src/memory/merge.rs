@@ -22,7 +22,7 @@ pub(super) enum Position {
 }
 
 fn position(row: &RecordBatch, plan: &TablePlan) -> Result<Position> {
-    let Some(field) = &plan.cursor_field else { return Ok(Position::Null) };
+    let Some(field) = &plan.order_by else { return Ok(Position::Null) };
     let text = key(row, std::slice::from_ref(field))?.pop().flatten();
     Ok(match text {
         None => Position::Null,
