@@ -12,7 +12,7 @@ use highwater_core::{
     TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::state::fenced;
-use highwater_sql::{Dialect, ddl, merge, read_back};
+use highwater_sql::{Dialect, ddl, derived, merge, read_back};
 use rusqlite::{Connection, params};
 
 use crate::catalog;
@@ -25,7 +25,7 @@ use crate::schema::{self, instant_in, instant_text};
 use crate::source::{described, refuse_mixtures};
 use crate::store::{self, SqliteStore};
 use crate::writer::{self, SqliteWriter};
-use crate::{replace, types};
+use crate::{rebuild, types, upkeep};
 
 /// The size of a batch of rows that are read back.
 const READ_ROWS: usize = 8192;
@@ -175,6 +175,26 @@ impl Destination for SqliteDestination {
         read_back::send_as(table, &output, read).await
     }
 
+    async fn compact_history(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<u64> {
+        let (plan, table, fence) = (plan.clone(), table.clone(), fence.clone());
+        self.blocking(move |location| {
+            in_transaction(location, &plan, &fence, |connection| {
+                upkeep::compact(connection, &table)
+            })
+        })
+        .await
+    }
+
+    async fn clear(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        let (plan, table, fence) = (plan.clone(), table.clone(), fence.clone());
+        self.blocking(move |location| {
+            in_transaction(location, &plan, &fence, |connection| {
+                upkeep::clear(connection, &plan, &table, &fence)
+            })
+        })
+        .await
+    }
+
     fn state_store(&self) -> Option<&dyn StateStore> {
         Some(&self.store)
     }
@@ -220,6 +240,25 @@ fn existing(connection: &Connection, name: &TableName) -> rusqlite::Result<Optio
     Ok(Some(ExistingTable { table, identity: catalog::identity(connection, &name.name)? }))
 }
 
+/// Does `work` in one transaction, under the fence. Dropping the connection on an error rolls it
+/// back.
+fn in_transaction<T>(
+    location: &Location,
+    plan: &Plan,
+    fence: &Fence,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> Result<T> {
+    let connection = writer::open(location)?;
+    let failed = |error| explain(error, &location.path);
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    if plan.state_with_data && !store::holds(&connection, fence).map_err(failed)? {
+        return Err(fenced(fence));
+    }
+    let done = work(&connection).map_err(failed)?;
+    connection.execute_batch("COMMIT").map_err(failed)?;
+    Ok(done)
+}
+
 /// Completes a table in one transaction. Dropping the connection on an error rolls it back.
 fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
     let connection = writer::open(location)?;
@@ -229,8 +268,11 @@ fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) ->
         return Err(fenced(fence));
     }
     let mut committed = Committed::default();
-    if table.write_mode == WriteMode::Replace {
-        replace::swap(&connection, location, plan, table)?;
+    let finished = plan.state_with_data
+        && store::finished_epoch(&connection, fence, table.name()).map_err(failed)?
+            == Some(fence.epoch);
+    if table.rebuild {
+        rebuild::swap(&connection, location, plan, table, finished)?;
     } else {
         schema::prepare(&connection, location, plan, table)?;
     }
@@ -238,6 +280,9 @@ fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) ->
         && table.read_mode == ReadMode::FullRefresh
     {
         committed.deleted = delete_stale(&connection, plan, table)?.map_err(failed)?;
+    }
+    if derived::remembers_keys(table) && !finished {
+        committed.deleted += upkeep::end_sweep(&connection, location, plan, table, fence)?;
     }
     if let (WriteMode::AppendDedup, Some(seconds)) =
         (table.write_mode, table.history_retention_seconds)
@@ -252,10 +297,14 @@ fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) ->
         let record = TableRecord {
             identity: catalog::identity(&connection, &table.target.name.name).map_err(failed)?,
             columns: table.target.column_names().map(str::to_owned).collect(),
-            rows_total: 0,
+            // Records of deletions have taken numbers of the arrival order.
+            rows_total: if derived::remembers_keys(table) { committed.deleted } else { 0 },
             finished_epoch: Some(fence.epoch),
             finished_at: Some(plan.started_at),
-            ..TableRecord::default()
+            generation: table.generation,
+            finished_generation: Some(table.generation),
+            rebuild: false,
+            swept_at: table.sweep.then_some(plan.started_at),
         };
         store::save_record(&connection, fence, table.name(), &record).map_err(failed)?;
     }

@@ -6,7 +6,8 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
-use highwater_core::{Error, LogicalType, Result, TablePlan, WriteMode};
+use highwater_core::{Error, LogicalType, Result, TablePlan};
+use highwater_sql::derived;
 
 /// 0000-01-01 and 9999-12-31, in days since 1970: between them texts sort as their dates do.
 const DAYS: std::ops::RangeInclusive<i64> = -719_528..=2_932_896;
@@ -32,14 +33,14 @@ pub(crate) fn check_key(table: &TablePlan) -> Result<()> {
     Ok(())
 }
 
-/// Refuses dates and timestamps of the cursor field outside of the years 0 to 9999, where
-/// `append-dedup` would take an older row for a newer one.
+/// Refuses dates and timestamps outside of the years 0 to 9999 in the column that orders versions,
+/// where an older row would be taken for a newer one.
 ///
 /// # Errors
 /// `Data` naming the column.
 pub(crate) fn check_cursor(table: &TablePlan, rows: &RecordBatch) -> Result<()> {
-    let Some(name) = table.cursor_field.as_deref() else { return Ok(()) };
-    if table.write_mode != WriteMode::AppendDedup {
+    let Some(name) = table.order_by.as_deref() else { return Ok(()) };
+    if !derived::is_ordered(table.write_mode) {
         return Ok(());
     }
     let Some(column) = rows.column_by_name(name) else { return Ok(()) };

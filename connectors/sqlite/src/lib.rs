@@ -13,12 +13,13 @@ mod dialect;
 mod keyed;
 mod read;
 mod reader;
+mod rebuild;
 mod removal;
-mod replace;
 mod schema;
 mod source;
 mod store;
 mod types;
+mod upkeep;
 mod writer;
 
 use async_trait::async_trait;

@@ -61,7 +61,7 @@ pub(crate) fn prepare(
             }
         }
     }
-    if table.write_mode != WriteMode::Replace {
+    if !table.rebuild {
         check_affinities(connection, location, table)?;
     }
     Ok(ran)

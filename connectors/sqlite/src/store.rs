@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
+use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
     Checkpoint, Cursor, CursorKey, Error, ErrorKind, Fence, Instant, Lease, LeaseRequest, Result,
     State, StateStore, TableName, TableRecord,
@@ -23,7 +24,7 @@ use crate::catalog;
 use crate::config::Location;
 use crate::connection::{explain, open_read_only, open_read_write};
 use crate::dialect::SqliteDialect;
-use crate::replace;
+use crate::rebuild;
 
 const SQL: StateSql<'static> = StateSql(&SqliteDialect);
 
@@ -110,6 +111,7 @@ impl StateStore for SqliteStore {
                 for statement in SQL.create() {
                     transaction.execute_batch(&statement).map_err(failed)?;
                 }
+                upgrade(&transaction).map_err(failed)?;
                 let now = Instant::now();
                 let held = lease(&transaction, &sync).map_err(failed)?;
                 request.may_take(&sync, held.as_ref(), now)?;
@@ -120,8 +122,8 @@ impl StateStore for SqliteStore {
                 transaction
                     .execute(&SQL.forget_sequences(), params![sync, epoch])
                     .map_err(failed)?;
-                replace::drop_leftovers(&transaction, &sync).map_err(failed)?;
                 let mut state = state(&transaction, &sync).map_err(failed)?;
+                rebuild::drop_leftovers(&transaction, &sync, &state).map_err(failed)?;
                 transaction.commit().map_err(failed)?;
                 state.fence = Some(Fence { sync, epoch: epoch.unsigned_abs() });
                 Ok(state)
@@ -213,6 +215,19 @@ impl StateStore for SqliteStore {
         })
         .await
     }
+
+    async fn refresh(&self, fence: &Fence, table: &TableName, rebuild: bool) -> Result<()> {
+        let table = table.clone();
+        self.fenced(fence, move |transaction, fence| {
+            let (namespace, name) = table_columns(&table);
+            let sync = &fence.sync;
+            transaction.execute(&SQL.forget_cursors(), params![sync, namespace, name])?;
+            let parameters = params![sync, namespace, name, rebuild];
+            transaction.execute(&SQL.next_generation(), parameters)?;
+            Ok(())
+        })
+        .await
+    }
 }
 
 /// Readers go on while a commit is made in this mode. A file system that cannot, or a file that
@@ -268,14 +283,43 @@ pub(crate) fn save_record(
 ) -> rusqlite::Result<()> {
     let (namespace, name) = table_columns(table);
     let columns = json(&record.columns);
-    let rows = signed(record.rows_total);
-    let parameters = params![fence.sync, namespace, name, record.identity, columns, rows];
+    let (rows, generation) = (signed(record.rows_total), signed(record.generation));
+    let (sync, identity, rebuild) = (&fence.sync, &record.identity, record.rebuild);
+    let parameters = params![sync, namespace, name, identity, columns, rows, generation, rebuild];
     connection.execute(&SQL.save_table(), parameters)?;
     if let (Some(epoch), Some(at)) = (record.finished_epoch, record.finished_at) {
-        let parameters =
-            params![fence.sync, namespace, name, record.identity, columns, signed(epoch), at.0];
+        let generation = record.finished_generation.map(signed);
+        let swept = record.swept_at.map(|at| at.0);
+        let parameters = params![sync, namespace, name, signed(epoch), at.0, generation, swept];
         connection.execute(&SQL.finish_table(), parameters)?;
+        let position = params![sync, namespace, name, FULL_REFRESH];
+        connection.execute(&SQL.forget_cursor(), position)?;
     }
+    Ok(())
+}
+
+/// The run that finished a table last.
+pub(crate) fn finished_epoch(
+    connection: &Connection,
+    fence: &Fence,
+    table: &TableName,
+) -> rusqlite::Result<Option<u64>> {
+    let (namespace, name) = table_columns(table);
+    let parameters = params![fence.sync, namespace, name];
+    let found: Option<Option<i64>> =
+        connection.query_row(&SQL.finished_epoch(), parameters, |row| row.get(0)).optional()?;
+    Ok(found.flatten().map(i64::unsigned_abs))
+}
+
+/// Forgets the cursors and the record of a table in the open transaction.
+pub(crate) fn forget(
+    connection: &Connection,
+    fence: &Fence,
+    table: &TableName,
+) -> rusqlite::Result<()> {
+    let (namespace, name) = table_columns(table);
+    connection.execute(&SQL.forget_cursors(), params![fence.sync, namespace, name])?;
+    connection.execute(&SQL.forget_table(), params![fence.sync, namespace, name])?;
     Ok(())
 }
 
@@ -317,6 +361,22 @@ fn has_state(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(catalog::relation(connection, name)?.is_some())
 }
 
+/// Gives a state that an older version made the columns of this one.
+fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
+    let Some(present) = tables_relation(connection)? else { return Ok(()) };
+    for (column, statement) in SQL.upgrade() {
+        if present.declared(column).is_none() {
+            connection.execute_batch(&statement)?;
+        }
+    }
+    Ok(())
+}
+
+fn tables_relation(connection: &Connection) -> rusqlite::Result<Option<catalog::Relation>> {
+    let name = SqliteDialect.internal("tables");
+    catalog::relation(connection, name.trim_matches('"'))
+}
+
 fn lease(connection: &Connection, sync: &str) -> rusqlite::Result<Option<Lease>> {
     connection.query_row(&SQL.look_at_lease(true), [sync], lease_of).optional()
 }
@@ -335,7 +395,9 @@ fn state(connection: &Connection, sync: &str) -> rusqlite::Result<State> {
         let key = key_from_columns(&namespace, &name, &partition);
         state.cursors.insert(key, Cursor(parsed(row, 3)?));
     }
-    let mut statement = connection.prepare(&SQL.tables())?;
+    let present = tables_relation(connection)?;
+    let has = |column: &str| present.as_ref().is_some_and(|p| p.declared(column).is_some());
+    let mut statement = connection.prepare(&SQL.tables(has))?;
     let mut rows = statement.query([sync])?;
     while let Some(row) = rows.next()? {
         let (namespace, name): (String, String) = (row.get(0)?, row.get(1)?);
@@ -345,7 +407,10 @@ fn state(connection: &Connection, sync: &str) -> rusqlite::Result<State> {
             rows_total: row.get::<_, i64>(4)?.unsigned_abs(),
             finished_epoch: row.get::<_, Option<i64>>(5)?.map(i64::unsigned_abs),
             finished_at: row.get::<_, Option<i64>>(6)?.map(Instant),
-            ..TableRecord::default()
+            generation: row.get::<_, i64>(7)?.unsigned_abs(),
+            finished_generation: row.get::<_, Option<i64>>(8)?.map(i64::unsigned_abs),
+            rebuild: row.get(9)?,
+            swept_at: row.get::<_, Option<i64>>(10)?.map(Instant),
         };
         state.tables.insert(table_from_columns(&namespace, &name), record);
     }

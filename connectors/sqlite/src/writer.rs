@@ -6,7 +6,7 @@
 //! goes into the open transaction. Rows that are merged wait in a temporary table of this
 //! connection, which goes with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -29,7 +29,7 @@ use crate::connection::{explain, open_read_write};
 use crate::dialect::SqliteDialect;
 use crate::keyed;
 use crate::schema::{self, insert_statement, instant_text};
-use crate::{removal, replace, store};
+use crate::{rebuild, removal, store, upkeep};
 
 /// Rows that wait in memory for the commit, before the transaction is opened for them.
 const PENDING_BYTES: usize = 32 << 20;
@@ -65,7 +65,9 @@ impl SqliteWriter {
         let worker = Worker {
             connection: None,
             location,
+            written: written(&plan),
             plan,
+            fitted: BTreeSet::new(),
             id,
             fence,
             tables,
@@ -116,6 +118,10 @@ struct Worker {
     connection: Option<Connection>,
     location: Location,
     plan: Arc<Plan>,
+    /// The plan by which rows are written: that of the table beside where it is a rebuild.
+    written: Arc<Plan>,
+    /// The tables whose tables beside were found to fit.
+    fitted: BTreeSet<TableName>,
     /// The partition: tells this writer's sequence from others'.
     id: String,
     fence: Fence,
@@ -142,6 +148,15 @@ struct Load {
     settled_rows: u64,
 }
 
+/// The plan by which rows are written.
+fn written(plan: &Plan) -> Arc<Plan> {
+    let mut written = plan.clone();
+    for table in written.tables.values_mut().filter(|table| table.rebuild) {
+        *table = derived::beside(table, &SqliteDialect);
+    }
+    Arc::new(written)
+}
+
 /// Whether rows are merged by their key, or just added.
 fn is_merged(table: &TablePlan) -> bool {
     match table.write_mode {
@@ -165,10 +180,20 @@ impl Worker {
         self.connection.as_ref().ok_or_else(|| Error::internal("The connection is closed"))
     }
 
+    /// How rows of a table are written.
     fn table(&self, name: &TableName) -> Result<TablePlan> {
-        self.plan.tables.get(name).cloned().ok_or_else(|| {
+        self.written.tables.get(name).cloned().ok_or_else(|| {
             Error::internal("A batch is of a table that is not planned").context("table", name)
         })
+    }
+
+    /// A table as planned, whatever it is written to.
+    fn planned(&self, name: &TableName) -> Result<TablePlan> {
+        self.plan
+            .tables
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::internal("A table is not planned").context("table", name))
     }
 
     fn write(&mut self, batch: Batch) -> Result<()> {
@@ -286,15 +311,20 @@ impl Worker {
             }
             let (table, plan, location) =
                 (self.table(&name)?, Arc::clone(&self.plan), self.location.clone());
+            let (planned, fitted) = (self.planned(&name)?, self.fitted.contains(&name));
             let connection = self.connection()?;
-            let direct = if table.write_mode == WriteMode::Replace {
-                let beside = replace::ensure(connection, &location, &plan, &table)?;
-                crash::at(CrashPoint::StageCreated);
-                beside
-            } else {
-                schema::prepare(connection, &location, &plan, &table)?;
-                SqliteDialect.table(&table.target.name)
-            };
+            match planned.rebuild {
+                true => {
+                    rebuild::ensure(connection, &location, &plan, &planned, fitted)?;
+                    crash::at(CrashPoint::StageCreated);
+                }
+                false => drop(schema::prepare(connection, &location, &plan, &table)?),
+            }
+            if derived::remembers_keys(&table) {
+                upkeep::remember_keys(connection, &location, &plan, &table)?;
+            }
+            self.fitted.insert(name.clone());
+            let direct = SqliteDialect.table(&table.target.name);
             self.tables.entry(name).or_default().direct = Some(direct);
         }
         crash::at(CrashPoint::CommitSchema);
@@ -398,7 +428,7 @@ impl Worker {
 
     /// Removes rows by a condition. What was sent before is put into its tables first.
     fn delete(&mut self, deletion: &Deletion) -> Result<()> {
-        let plan = Arc::clone(&self.plan);
+        let plan = Arc::clone(&self.written);
         let removal = Removal::new(&SqliteDialect, &plan, deletion)?;
         self.begin()?;
         self.flush()?;
@@ -435,10 +465,12 @@ impl Worker {
         let (fence, id) = (self.fence.clone(), self.id.clone());
         let mut records = Vec::new();
         for name in names {
-            let (table, load) = (self.table(name)?, self.tables.get(name));
+            let (table, load) = (self.planned(name)?, self.tables.get(name));
             let rows_total = load.map_or(0, |load| load.upserts + load.deletes + load.settled_rows);
             let columns = table.target.column_names().map(str::to_owned).collect();
-            let record = TableRecord { columns, rows_total, ..TableRecord::default() };
+            let (generation, rebuild) = (table.generation, table.rebuild);
+            let record =
+                TableRecord { columns, rows_total, generation, rebuild, ..TableRecord::default() };
             records.push((name, table.target.name.name.clone(), record));
         }
         let connection = self.connection()?;
@@ -474,7 +506,7 @@ impl Worker {
 /// Whether the merge looks staged rows up by their key even without deletions.
 fn needs_index(table: &TablePlan) -> bool {
     let nullable = |key: &String| table.target.field(key).is_none_or(|f| f.is_nullable());
-    table.write_mode == WriteMode::AppendDedup || table.target.primary_key.iter().any(nullable)
+    derived::is_ordered(table.write_mode) || table.target.primary_key.iter().any(nullable)
 }
 
 fn key_index(table: &TablePlan, staging: &str) -> String {
@@ -486,7 +518,7 @@ fn key_index(table: &TablePlan, staging: &str) -> String {
 
 /// The arrival order of the first staged row. Where the state is kept elsewhere the history
 /// itself tells.
-fn first_sequence(
+pub(crate) fn first_sequence(
     connection: &Connection,
     table: &TablePlan,
     fence: Option<&Fence>,

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use highwater_core::guarantee::guarantee;
+use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
     Batch, Checkpoint, Committed, CommittedTables, CursorKey, Destination, Error, Fence, Guarantee,
     Instant, LeaseRequest, LogicalType, NullCursor, Op, Owner, Partition, Plan, ReadMode, Result,
-    SchemaChange, Source, SourceDelivery, State, Table, TableName, TablePlan, WriteMode, Writer,
+    SchemaChange, Source, SourceDelivery, State, Table, TableName, TablePlan, TableRecord,
+    WriteMode, Writer,
 };
 use serde_json::{Value, json};
 
@@ -40,6 +42,10 @@ pub struct Job {
     pub started_at: Option<Instant>,
     /// What changes at the destination; `None`: what has to.
     pub changes: Option<Vec<SchemaChange>>,
+    /// Whether everything is read although the read is incremental.
+    pub sweep: bool,
+    /// Whether such a read deletes what it did not bring.
+    pub reconcile: bool,
 }
 
 impl Job {
@@ -56,6 +62,8 @@ impl Job {
             history_retention_seconds: None,
             started_at: None,
             changes: None,
+            sweep: false,
+            reconcile: false,
         };
         if write_mode == WriteMode::AppendDedup { job.by_cursor("updated_at") } else { job }
     }
@@ -69,6 +77,29 @@ impl Job {
     #[must_use]
     pub fn by_cursor(self, field: &str) -> Self {
         Self { cursor_field: Some(field.to_owned()), read_mode: ReadMode::Incremental, ..self }
+    }
+
+    /// Incremental, by this cursor field, and everything is read all the same; what is not brought
+    /// is deleted.
+    #[must_use]
+    pub fn sweeping(self) -> Self {
+        Self { sweep: true, reconcile: true, ..self.by_cursor("updated_at") }
+    }
+
+    /// Of a table whose full refresh can go on where it was interrupted.
+    #[must_use]
+    pub fn resumable(mut self) -> Self {
+        self.table.resumable = true;
+        self
+    }
+
+    /// The key under which the position of a read is kept.
+    pub fn position_key(&self) -> CursorKey {
+        let table = self.table.name.clone();
+        match self.read_mode == ReadMode::FullRefresh && self.table.resumable {
+            true => CursorKey::Partition(table, FULL_REFRESH.to_owned()),
+            false => CursorKey::Table(table),
+        }
     }
 
     /// The same for another sync.
@@ -111,6 +142,8 @@ impl Job {
             lookback: self.lookback,
             history_retention_seconds: self.history_retention_seconds,
             changes,
+            sweep: self.sweep,
+            reconcile: self.reconcile,
             ..TablePlan::new(source, Arc::new(target), self.read_mode, self.write_mode)
         }
     }
@@ -127,13 +160,22 @@ impl Job {
         }
     }
 
-    /// The plan for writing, from what the destination has now.
+    /// The plan for writing of a first sync, from what the destination has now.
     ///
     /// # Errors
     /// What the destination says.
     pub async fn plan(&self, destination: &dyn Destination) -> Result<Plan> {
+        self.plan_after(destination, &State::default()).await
+    }
+
+    /// The plan for writing, from what the destination has now and what the state remembers.
+    ///
+    /// # Errors
+    /// What the destination says.
+    pub async fn plan_after(&self, destination: &dyn Destination, state: &State) -> Result<Plan> {
         let target = destination.target_name(&self.table.name);
         let mut table = self.table_plan(target, Vec::new());
+        self.settle_generation(&mut table, state);
         table.changes = match &self.changes {
             Some(changes) => changes.clone(),
             None => changes(destination, &table).await?,
@@ -147,6 +189,29 @@ impl Job {
             &table.target.primary_key,
         );
         Ok(self.plan_of(table, with_data))
+    }
+}
+
+impl Job {
+    /// The generation as the engine counts it: a full refresh that does not go on begins a new
+    /// one; an incremental read goes on with that of the record, beside where a refresh said so.
+    fn settle_generation(&self, table: &mut TablePlan, state: &State) {
+        let record = state.tables.get(table.name()).cloned().unwrap_or_default();
+        let unfinished = record.finished_generation.is_none_or(|done| done < record.generation);
+        table.generation = record.generation;
+        match self.read_mode {
+            ReadMode::Incremental => {
+                table.rebuild = unfinished && record.rebuild;
+                table.sweep &= !table.rebuild;
+                table.reconcile &= table.sweep;
+            }
+            ReadMode::FullRefresh => {
+                let has_position = state.cursors.contains_key(&self.position_key());
+                if !(self.table.resumable && unfinished && has_position) {
+                    table.generation += 1;
+                }
+            }
+        }
     }
 }
 
@@ -165,7 +230,7 @@ async fn changes(destination: &dyn Destination, plan: &TablePlan) -> Result<Vec<
     let Some(existing) = described.into_iter().next().flatten() else {
         return Ok(vec![SchemaChange::CreateTable]);
     };
-    if plan.write_mode == WriteMode::Replace {
+    if plan.rebuild {
         return Ok(Vec::new());
     }
     let (existing, key) = (existing.table, &plan.target.primary_key);
@@ -203,6 +268,8 @@ pub struct Run {
     pub fence: Fence,
     /// What was committed before.
     pub state: State,
+    /// The key of its checkpoints.
+    position_key: CursorKey,
 }
 
 impl Run {
@@ -232,10 +299,11 @@ impl Run {
         };
         let fence = state.fence.clone();
         let fence = fence.ok_or_else(|| Error::internal("The store gave no fence"))?;
-        let plan = job.plan(destination.as_ref()).await?;
+        let plan = job.plan_after(destination.as_ref(), &state).await?;
         let tables = vec![job.table.name.clone()];
         let partition = Partition { tables, id: "all".to_owned(), bounds: Value::Null };
-        Ok(Self { destination, plan, partition, fence, state })
+        let position_key = job.position_key();
+        Ok(Self { destination, plan, partition, fence, state, position_key })
     }
 
     /// Begins a run that takes the lease from any other.
@@ -299,7 +367,7 @@ impl Run {
 
     /// A checkpoint at this position of the table.
     pub fn checkpoint(&self, position: i64) -> Checkpoint {
-        Checkpoint::of(CursorKey::Table(self.table().name().clone()), json!(position))
+        Checkpoint::of(self.position_key.clone(), json!(position))
     }
 
     /// Writes and commits in one go, with a cursor.
@@ -407,4 +475,24 @@ pub async fn visible_history(harness: &dyn Harness, job: &Job) -> Vec<RecordBatc
     let name = harness.destination().await.target_name(&job.table.name);
     let history = name.renamed(format!("{}_history", name.name));
     harness.rows(&history).await.unwrap_or_default()
+}
+
+/// Lets the table of a job be read again from the beginning, as `highwater refresh` does.
+pub async fn refresh(harness: &dyn Harness, job: &Job, rebuild: bool) {
+    let destination = harness.destination().await;
+    let store = destination.state_store().expect("a destination with state");
+    let request = LeaseRequest { owner: Owner::this_process(), take_over: true };
+    let state = store.open(&job.sync, &request).await;
+    let fence = state.unwrap_or_else(|e| panic!("{}", e.full_message())).fence.expect("a fence");
+    let refreshed = store.refresh(&fence, &job.table.name, rebuild).await;
+    refreshed.unwrap_or_else(|e| panic!("{}", e.full_message()));
+    store.release(&fence).await.unwrap_or_else(|e| panic!("{}", e.full_message()));
+}
+
+/// What the state says of the table of a job.
+pub async fn record(harness: &dyn Harness, job: &Job) -> Option<TableRecord> {
+    let destination = harness.destination().await;
+    let store = destination.state_store()?;
+    let state = store.look(&job.sync).await.unwrap_or_else(|e| panic!("{}", e.full_message()));
+    state.tables.get(&job.table.name).cloned()
 }

@@ -4,6 +4,7 @@
 
 mod faults;
 mod merge;
+mod rebuild;
 mod removal;
 mod store;
 mod tables;
@@ -174,6 +175,22 @@ impl Destination for Memory {
         .await
     }
 
+    async fn compact_history(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<u64> {
+        self.atomically(Operation::Finish, "compact", |contents| {
+            contents.check_fence(plan, fence)?;
+            contents.compact(table)
+        })
+        .await
+    }
+
+    async fn clear(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        self.atomically(Operation::Finish, "clear", |contents| {
+            contents.check_fence(plan, fence)?;
+            Ok(contents.clear(plan, table, fence))
+        })
+        .await
+    }
+
     fn state_store(&self) -> Option<&dyn StateStore> {
         Some(self)
     }
@@ -240,6 +257,10 @@ impl Writer for MemoryWriter {
             checkpoint.cursors.iter().map(|(key, c)| format!(" {key}={}", c.0)).collect();
         let detail = format!("{} {rows} rows{}", self.partition.id, cursors.concat());
         let (plan, fence) = (&self.plan, &self.fence);
+        let mut written = plan.clone();
+        for table in written.tables.values_mut().filter(|table| table.rebuild) {
+            *table = rebuild::beside(table);
+        }
         let tables = self.partition.tables.iter().filter_map(|name| plan.tables.get(name));
         self.memory
             .atomically(Operation::Commit, &detail, |contents| {
@@ -252,13 +273,13 @@ impl Writer for MemoryWriter {
                     for table in tables.clone() {
                         let of_table = |batch: &&Batch| batch.table.name == *table.name();
                         let batches: Vec<_> = batches(now).filter(of_table).collect();
-                        let merged = contents.merge(plan, table, fence, &batches)?;
+                        let merged = contents.merge(plan, table, &batches)?;
                         *committed.entry(table.name().clone()).or_default() += merged;
                     }
                     let Some((Staged::Delete(deletion), later)) = later.split_first() else {
                         break;
                     };
-                    for (table, removed) in contents.remove(plan, deletion)? {
+                    for (table, removed) in contents.remove(&written, deletion)? {
                         *committed.entry(table).or_default() += removed;
                     }
                     rest = later;

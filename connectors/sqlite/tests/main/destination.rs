@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field};
 use highwater_core::{
-    Connector, ErrorKind, Message, Op, Output, State, Table, TableName, WriteMode,
+    Checkpoint, Connector, ErrorKind, Message, Op, Output, State, Table, TableName, WriteMode,
 };
 use highwater_sqlite::SqliteConnector;
 use highwater_testkit::job::{Job, Run, sync, try_sync, upsert};
@@ -94,7 +94,10 @@ async fn what_an_abandoned_run_left_beside_is_removed_by_the_next() {
     let table = item_table("items");
     let job = Job::new(table.clone(), WriteMode::Replace);
     let run = Run::open(&file, &job).await;
-    run.commit(&[upsert(&items(&table, &[item(1, "a", 1)]))], 1).await;
+    let mut writer = run.writer().await;
+    let rows = items(&table, &[item(1, "a", 1)]);
+    writer.write(run.batch(Op::Upsert, &rows)).await.unwrap();
+    writer.commit(&Checkpoint::default()).await.unwrap();
     let beside = "SELECT name FROM sqlite_schema WHERE name GLOB '_highwater_*_new'";
     assert_eq!(file.rows(beside), ["_highwater_items_new"]);
     let other = Job::new(item_table("others"), WriteMode::Append);

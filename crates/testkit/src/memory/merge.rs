@@ -1,12 +1,13 @@
 //! The write modes, one row at a time in the order of arrival.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::RecordBatch;
 use highwater_core::{
     Batch, Committed, Fence, Instant, Op, Plan, ReadMode, Result, TablePlan, WriteMode,
 };
 
+use super::rebuild::beside;
 use super::tables::{Contents, Key, key};
 use crate::rows::TextRow;
 
@@ -21,7 +22,7 @@ pub(super) enum Position {
     Text(String),
 }
 
-fn position(row: &RecordBatch, plan: &TablePlan) -> Result<Position> {
+pub(super) fn position(row: &RecordBatch, plan: &TablePlan) -> Result<Position> {
     let Some(field) = &plan.order_by else { return Ok(Position::Null) };
     let text = key(row, std::slice::from_ref(field))?.pop().flatten();
     Ok(match text {
@@ -37,7 +38,10 @@ fn position(row: &RecordBatch, plan: &TablePlan) -> Result<Position> {
 pub(super) fn is_keyed(plan: &TablePlan) -> bool {
     let by_key = matches!(
         plan.write_mode,
-        WriteMode::Overwrite | WriteMode::OverwriteDeleteStale | WriteMode::AppendDedup
+        WriteMode::Overwrite
+            | WriteMode::OverwriteDeleteStale
+            | WriteMode::AppendDedup
+            | WriteMode::ReplaceDedup
     );
     by_key && !plan.target.primary_key.is_empty()
 }
@@ -57,16 +61,11 @@ impl Contents {
         &mut self,
         plan: &Plan,
         table: &TablePlan,
-        fence: &Fence,
         batches: &[&Batch],
     ) -> Result<Committed> {
-        if table.write_mode == WriteMode::Replace {
-            let staged = (fence.sync.clone(), table.target.name.clone());
-            let rows = self.replacements.entry(staged).or_default();
-            let before = rows.len();
-            rows.extend(single_rows(batches).map(|(_, row)| row));
-            let written = (rows.len() - before) as u64;
-            return Ok(Committed { written, ..Committed::default() });
+        if table.rebuild {
+            self.begin_rebuild(plan, table)?;
+            return self.merge(plan, &beside(table), batches);
         }
         self.prepare(plan, table)?;
         if is_keyed(table) {
@@ -91,18 +90,23 @@ impl Contents {
     ) -> Result<Committed> {
         let (target, columns) = (&table.target.name, &table.target.primary_key);
         let dedup = table.write_mode == WriteMode::AppendDedup;
+        let ordered = dedup || table.write_mode == WriteMode::ReplaceDedup;
         let mut by_key: BTreeMap<Key, RecordBatch> = BTreeMap::new();
         for row in self.tables.get(target).map_or(&[][..], |stored| &stored.rows) {
             by_key.insert(key(row, columns)?, row.clone());
         }
+        let mut seen = BTreeSet::new();
         let mut before: BTreeMap<Key, Option<RecordBatch>> = BTreeMap::new();
         for (op, row) in single_rows(batches) {
-            if dedup {
-                self.append_history(plan, table, &row)?;
-            }
             let row_key = key(&row, columns)?;
             before.entry(row_key.clone()).or_insert_with(|| by_key.get(&row_key).cloned());
-            if dedup && !self.is_newest(table, &row_key, by_key.get(&row_key), &row)? {
+            if op == Op::Upsert {
+                seen.insert(row_key.clone());
+            }
+            if dedup && !(table.sweep && self.is_there(table, by_key.get(&row_key), op, &row)?) {
+                self.append_history(plan, table, &row)?;
+            }
+            if ordered && !self.is_newest(table, &row_key, by_key.get(&row_key), &row)? {
                 continue;
             }
             let tombstone = (target.clone(), row_key.clone());
@@ -116,7 +120,7 @@ impl Contents {
                 }
                 Op::Delete => {
                     by_key.remove(&row_key);
-                    if dedup {
+                    if ordered {
                         self.tombstones.insert(tombstone, position(&row, table)?);
                     }
                 }
@@ -133,6 +137,9 @@ impl Contents {
         }
         if let Some(stored) = self.tables.get_mut(target) {
             stored.rows = by_key.into_values().collect();
+        }
+        if table.sweep && table.reconcile {
+            self.see(plan, table, seen);
         }
         Ok(committed)
     }
@@ -167,7 +174,24 @@ impl Contents {
         Ok(tombstone.is_none_or(|t| mine >= *t) && current.is_none_or(|c| mine >= c))
     }
 
-    fn append_history(&mut self, plan: &Plan, table: &TablePlan, row: &RecordBatch) -> Result<()> {
+    /// Whether a row is as the table has it.
+    fn is_there(
+        &self,
+        table: &TablePlan,
+        current: Option<&RecordBatch>,
+        op: Op,
+        row: &RecordBatch,
+    ) -> Result<bool> {
+        let Some(current) = current.filter(|_| op == Op::Upsert) else { return Ok(false) };
+        Ok(values(current)? == values(&self.overlay(table, Some(current), row)?)?)
+    }
+
+    pub(super) fn append_history(
+        &mut self,
+        plan: &Plan,
+        table: &TablePlan,
+        row: &RecordBatch,
+    ) -> Result<()> {
         let history = Self::history_name(table);
         if let Some(stored) = self.tables.get_mut(&history) {
             let row = stored.shape(row)?;
@@ -187,16 +211,17 @@ impl Contents {
         if plan.state_with_data && self.is_finished(table, fence) {
             return Ok(Committed::default());
         }
-        if table.write_mode == WriteMode::Replace {
-            let staged = (fence.sync.clone(), table.target.name.clone());
-            let rows = self.replacements.remove(&staged).unwrap_or_default();
-            self.swap(table.target.as_ref().clone(), rows);
+        if table.rebuild {
+            self.swap(plan, table)?;
             return Ok(Committed::default());
         }
         self.prepare(plan, table)?;
         if let Some(seconds) = table.history_retention_seconds {
             let micros = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
             self.prune(table, Instant(plan.started_at.0.saturating_sub(micros)));
+        }
+        if table.sweep && table.reconcile {
+            return self.end_sweep(plan, table);
         }
         let stale = table.write_mode == WriteMode::OverwriteDeleteStale
             && table.read_mode == ReadMode::FullRefresh;

@@ -14,7 +14,10 @@ pub(super) fn check(plan: &Plan, deletion: &Deletion) -> Result<()> {
     let children = deletion.relations.iter().map(|relation| &relation.table);
     for table in std::iter::once(&deletion.table).chain(children) {
         let mode = plan.tables.get(table).map(|table| table.write_mode);
-        if matches!(mode, Some(WriteMode::AppendDedup | WriteMode::Replace)) {
+        if matches!(
+            mode,
+            Some(WriteMode::AppendDedup | WriteMode::Replace | WriteMode::ReplaceDedup)
+        ) {
             return Err(Error::unsupported("Rows are not removed by a condition in this mode")
                 .context("table", table)
                 .hint("write_mode: overwrite"));

@@ -1,6 +1,7 @@
 //! The state store in memory.
 
 use async_trait::async_trait;
+use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
     Checkpoint, Cursor, CursorKey, Error, Fence, Instant, Lease, LeaseRequest, Plan, Result, State,
     StateStore, TableName, TablePlan, TableRecord,
@@ -50,6 +51,8 @@ impl Contents {
         record.identity = identity;
         record.columns = table.target.column_names().map(str::to_owned).collect();
         record.rows_total += rows;
+        record.generation = table.generation;
+        record.rebuild = table.rebuild;
     }
 
     pub(super) fn record_finished(&mut self, plan: &Plan, table: &TablePlan, fence: &Fence) {
@@ -60,6 +63,21 @@ impl Contents {
         let record = sync.state.tables.entry(table.name().clone()).or_default();
         record.finished_epoch = Some(fence.epoch);
         record.finished_at = Some(Instant::now());
+        record.finished_generation = Some(table.generation);
+        record.rebuild = false;
+        if table.sweep {
+            record.swept_at = Some(plan.started_at);
+        }
+        sync.state.cursors.remove(&refresh_position(table.name()));
+    }
+
+    /// Forgets the cursors and the record of a table.
+    pub(super) fn forget(&mut self, plan: &Plan, table: &TablePlan, fence: &Fence) {
+        if plan.state_with_data {
+            let state = &mut self.syncs.entry(fence.sync.clone()).or_default().state;
+            state.cursors.retain(|key, _| key.table() != Some(table.name()));
+            state.tables.remove(table.name());
+        }
     }
 
     /// Whether this run has finished the table before.
@@ -67,6 +85,10 @@ impl Contents {
         let record = self.syncs.get(&fence.sync).and_then(|s| s.state.tables.get(table.name()));
         record.is_some_and(|record| record.finished_epoch == Some(fence.epoch))
     }
+}
+
+fn refresh_position(table: &TableName) -> CursorKey {
+    CursorKey::Partition(table.clone(), FULL_REFRESH.to_owned())
 }
 
 #[async_trait]
@@ -81,7 +103,7 @@ impl StateStore for Memory {
                 Some(Lease { owner: request.owner.clone(), renewed_at: now, released: false });
             let fence = Fence { sync: sync.to_owned(), epoch: held.epoch };
             let state = State { fence: Some(fence), ..held.state.clone() };
-            contents.replacements.retain(|(owner, _), _| owner != sync);
+            contents.drop_leftovers(sync, &state);
             Ok(state)
         })
         .await
@@ -113,8 +135,11 @@ impl StateStore for Memory {
         record: &TableRecord,
     ) -> Result<()> {
         self.atomically(Operation::SaveTable, &fence.sync, |contents| {
-            let tables = &mut contents.holder_mut(fence)?.state.tables;
-            tables.insert(table.clone(), record.clone());
+            let state = &mut contents.holder_mut(fence)?.state;
+            state.tables.insert(table.clone(), record.clone());
+            if record.finished_epoch.is_some() {
+                state.cursors.remove(&refresh_position(table));
+            }
             Ok(())
         })
         .await
@@ -150,6 +175,19 @@ impl StateStore for Memory {
                         state.tables.remove(table);
                     }
                 }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn refresh(&self, fence: &Fence, table: &TableName, rebuild: bool) -> Result<()> {
+        self.atomically(Operation::Save, &fence.sync, |contents| {
+            let state = &mut contents.holder_mut(fence)?.state;
+            state.cursors.retain(|key, _| key.table() != Some(table));
+            if let Some(record) = state.tables.get_mut(table) {
+                record.generation += 1;
+                record.rebuild = rebuild;
             }
             Ok(())
         })

@@ -9,6 +9,7 @@ use highwater_core::text::TextColumn;
 use highwater_core::{Instant, Plan, Result, SchemaChange, Table, TableName, TablePlan, WriteMode};
 
 use super::merge::Position;
+use super::rebuild::Mark;
 use super::store::Sync;
 
 /// The values of some columns of a row as text.
@@ -20,8 +21,10 @@ pub(super) struct Contents {
     pub(super) tables: BTreeMap<TableName, Stored>,
     /// By target table and key: the position of the newest deletion.
     pub(super) tombstones: BTreeMap<(TableName, Key), Position>,
-    /// By sync and target table: what `replace` has committed and not swapped in.
-    pub(super) replacements: BTreeMap<(String, TableName), Vec<RecordBatch>>,
+    /// By target table: what the tables beside are marked with.
+    pub(super) marks: BTreeMap<TableName, Mark>,
+    /// By target table: the run whose sweep it is, and the keys that it has seen.
+    pub(super) seen: BTreeMap<TableName, (String, BTreeSet<Key>)>,
     /// By history table: when the run began that brought each row.
     pub(super) arrivals: BTreeMap<TableName, Vec<Instant>>,
     pub(super) syncs: BTreeMap<String, Sync>,
@@ -58,7 +61,7 @@ impl Stored {
         Ok(RecordBatch::try_new(Arc::clone(&self.table.schema), columns)?)
     }
 
-    fn set_field(&mut self, field: Field) -> Result<()> {
+    pub(super) fn set_field(&mut self, field: Field) -> Result<()> {
         let mut fields: Vec<_> = self.table.schema.fields().iter().cloned().collect();
         match fields.iter_mut().find(|f| f.name() == field.name()) {
             Some(found) => *found = Arc::new(field),
@@ -138,22 +141,12 @@ impl Contents {
         Ok(())
     }
 
-    fn create(&mut self, table: Table) {
+    pub(super) fn create(&mut self, table: Table) {
         if !self.tables.contains_key(&table.name) {
             self.identities += 1;
             let identity = self.identities;
             let name = table.name.clone();
             self.tables.insert(name, Stored { table, identity, rows: Vec::new() });
-        }
-    }
-
-    /// Puts a new table with these rows in the place of the old one.
-    pub(super) fn swap(&mut self, table: Table, rows: Vec<RecordBatch>) {
-        self.tables.remove(&table.name);
-        let name = table.name.clone();
-        self.create(table);
-        if let Some(stored) = self.tables.get_mut(&name) {
-            stored.rows = rows;
         }
     }
 }

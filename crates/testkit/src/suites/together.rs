@@ -28,7 +28,7 @@ impl Together {
     pub(super) async fn open(harness: &dyn Harness, jobs: &[Job]) -> Self {
         let mut run = Run::open(harness, &jobs[0]).await;
         for job in &jobs[1..] {
-            let plan = job.plan(run.destination.as_ref()).await;
+            let plan = job.plan_after(run.destination.as_ref(), &run.state).await;
             let plan = plan.unwrap_or_else(|e| panic!("{}", e.full_message()));
             run.plan.tables.extend(plan.tables);
             run.partition.tables.push(job.table.name.clone());

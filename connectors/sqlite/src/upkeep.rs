@@ -1,0 +1,115 @@
+//! What is done to a table as a whole, in the open transaction: the end of a sweep, compaction of
+//! the history, and removing everything.
+
+use highwater_core::{Committed, Fence, Plan, Result, TablePlan, WriteMode};
+use highwater_sql::merge::{self, Counts};
+use highwater_sql::{Dialect, ddl, derived, sweep};
+use rusqlite::{Connection, params};
+
+use crate::catalog;
+use crate::config::Location;
+use crate::connection::explain;
+use crate::dialect::SqliteDialect;
+use crate::schema::{identity_of, instant_text};
+use crate::writer::first_sequence;
+use crate::{rebuild, store};
+
+/// Makes the table of the keys that a sweep sees, empty unless this run has made it.
+pub(crate) fn remember_keys(
+    connection: &Connection,
+    location: &Location,
+    plan: &Plan,
+    table: &TablePlan,
+) -> Result<()> {
+    let failed = |error| explain(error, &location.path);
+    let seen = derived::seen(table, &SqliteDialect);
+    let token = identity_of(plan);
+    let found = catalog::identity(connection, &seen.name.name).map_err(failed)?;
+    if found.as_deref() == Some(&token) {
+        return Ok(());
+    }
+    forget_keys(connection, table).map_err(failed)?;
+    for statement in ddl::create_table(&SqliteDialect, &seen, Some(&token))? {
+        connection.execute_batch(&statement).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn forget_keys(connection: &Connection, table: &TablePlan) -> rusqlite::Result<()> {
+    let seen = SqliteDialect.table(&derived::seen(table, &SqliteDialect).name);
+    connection.execute_batch(&format!("DROP TABLE IF EXISTS {seen}"))
+}
+
+/// Deletes the rows that a sweep did not bring; returns how many. Called once per run.
+pub(crate) fn end_sweep(
+    connection: &Connection,
+    location: &Location,
+    plan: &Plan,
+    table: &TablePlan,
+    fence: &Fence,
+) -> Result<u64> {
+    let failed = |error| explain(error, &location.path);
+    let seen = derived::seen(table, &SqliteDialect).name.name;
+    let is_there = catalog::identity(connection, &seen).map_err(failed)?;
+    if is_there.as_deref() != Some(&identity_of(plan)) {
+        if !plan.state_with_data {
+            // It may have been done already.
+            return Ok(0);
+        }
+        // The run has committed nothing: nothing was brought.
+        remember_keys(connection, location, plan, table)?;
+    }
+    let now = instant_text(plan.started_at)?;
+    let deleted = (|| {
+        let first = first_sequence(connection, table, plan.state_with_data.then_some(fence))?;
+        let mut deleted = 0;
+        for step in sweep::steps(&SqliteDialect, plan, table, str::to_owned) {
+            let affected = match step.parameters {
+                true => connection.execute(&step.sql, params![first, now])?,
+                false => connection.execute(&step.sql, [])?,
+            };
+            if step.counts == Counts::Deleted {
+                deleted += affected as u64;
+            }
+        }
+        forget_keys(connection, table)?;
+        Ok(deleted)
+    })();
+    deleted.map_err(|error| failed(error).context("table", table.name()))
+}
+
+/// Leaves the latest record of each key in the history; returns how many records went.
+pub(crate) fn compact(connection: &Connection, table: &TablePlan) -> rusqlite::Result<u64> {
+    let history = derived::history(table, &SqliteDialect).name.name;
+    if table.write_mode != WriteMode::AppendDedup
+        || catalog::relation(connection, &history)?.is_none()
+    {
+        return Ok(0);
+    }
+    let removed = connection.execute(&merge::compact_history(&SqliteDialect, table), [])?;
+    Ok(removed as u64)
+}
+
+/// Removes every row of a table and all that belongs to it; the state is forgotten too where it is
+/// kept here.
+pub(crate) fn clear(
+    connection: &Connection,
+    plan: &Plan,
+    table: &TablePlan,
+    fence: &Fence,
+) -> rusqlite::Result<Committed> {
+    let mut committed = Committed::default();
+    for (at, part) in derived::all(table, &SqliteDialect).iter().enumerate() {
+        if catalog::relation(connection, &part.name.name)?.is_some() {
+            let delete = format!("DELETE FROM {}", SqliteDialect.table(&part.name));
+            let rows = connection.execute(&delete, [])? as u64;
+            committed.deleted += if at == 0 { rows } else { 0 };
+        }
+    }
+    rebuild::discard(connection, table)?;
+    forget_keys(connection, table)?;
+    if plan.state_with_data {
+        store::forget(connection, fence, table.name())?;
+    }
+    Ok(committed)
+}
