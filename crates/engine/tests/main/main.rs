@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod generations;
 mod intake;
 mod mappings;
 mod planning;
