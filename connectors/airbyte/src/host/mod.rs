@@ -34,7 +34,7 @@ use serde_json::Value;
 pub use cache::CATALOG_LIVES;
 pub use find::Launcher;
 pub use heard::Failure;
-pub use running::{Ended, Input, Running};
+pub use running::{Ear, Ended, Input, Running};
 
 use crate::protocol::{ConfiguredCatalog, State};
 use settings::Settings;

@@ -29,6 +29,20 @@ pub struct Running {
     end_patience: std::time::Duration,
 }
 
+/// Takes the lines of a connector that are no records; see [`Running::other`].
+#[derive(Debug, Clone)]
+pub struct Ear(Arc<Heard>);
+
+impl Ear {
+    /// As [`Running::other`].
+    ///
+    /// # Errors
+    /// As for [`Running::other`].
+    pub fn other(&self, line: &[u8]) -> Result<Option<Message>> {
+        self.0.line(line)
+    }
+}
+
 /// How a connector ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -123,6 +137,11 @@ impl Running {
     /// `Data` when a message is not what its type says.
     pub fn other(&self, line: &[u8]) -> Result<Option<Message>> {
         self.heard.line(line)
+    }
+
+    /// Does what [`Running::other`] does, on whatever thread the lines are decoded.
+    pub fn ear(&self) -> Ear {
+        Ear(Arc::clone(&self.heard))
     }
 
     /// What it reads, once; only for a destination. Dropping that closes it.

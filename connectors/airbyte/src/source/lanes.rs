@@ -1,0 +1,209 @@
+//! A table under way: its records in columns, and what the connector has said of it.
+
+use std::sync::Arc;
+
+use arrow_array::builder::StringBuilder;
+use arrow_array::{Array, RecordBatch, RecordBatchOptions};
+use highwater_core::{CursorKey, ReadMode, Result, Table, TableName, TablePlan, WriteMode};
+
+use super::order::Traits;
+use super::request::cursor_key;
+use super::streams::Offered;
+use crate::protocol::Progress;
+use crate::records::{Decoder, Record, schema};
+
+/// How many rows make a batch.
+const BATCH_ROWS: usize = 8_192;
+/// How many bytes of lines make a batch.
+const BATCH_BYTES: usize = 4 << 20;
+/// How many names a note lists.
+const NAMES_MAX: usize = 10;
+
+/// A table under way.
+#[derive(Debug)]
+pub(super) struct Lane {
+    planned: Arc<Table>,
+    pub(super) key: CursorKey,
+    pub(super) traits: Traits,
+    /// Whether it is read incrementally.
+    pub(super) is_incremental: bool,
+    /// Records since the state before.
+    pub(super) since_state: u64,
+    /// What the connector said last of it; `Unknown`: nothing.
+    pub(super) progress: Progress,
+    rows: Rows,
+}
+
+/// Rows that are being gathered.
+#[derive(Debug)]
+enum Rows {
+    Columns(Box<Decoder>),
+    /// Records as they came.
+    Lines(StringBuilder),
+}
+
+impl Lane {
+    /// A planned table, of which nothing has come.
+    ///
+    /// # Errors
+    /// `Schema` when the stream does not have a planned column; `Unsupported` when records cannot
+    /// be read as a column wants it.
+    pub(super) fn new(table: &TablePlan, offered: &Offered) -> Result<Self> {
+        let rows = match offered.wanted(&table.source)? {
+            None => Rows::Lines(StringBuilder::new()),
+            Some(wanted) => {
+                let properties = schema::property_names(&offered.stream.json_schema);
+                Rows::Columns(Box::new(Decoder::new(wanted, properties)?))
+            }
+        };
+        Ok(Self {
+            planned: Arc::clone(&table.source),
+            key: cursor_key(table),
+            traits: traits(table),
+            is_incremental: table.read_mode == ReadMode::Incremental,
+            since_state: 0,
+            progress: Progress::Unknown,
+            rows,
+        })
+    }
+
+    pub(super) fn name(&self) -> &TableName {
+        &self.planned.name
+    }
+
+    pub(super) fn planned(&self) -> &Arc<Table> {
+        &self.planned
+    }
+
+    /// Takes a record; whether there is enough for a batch.
+    ///
+    /// # Errors
+    /// `Data` for a record that cannot be read.
+    pub(super) fn append(&mut self, record: &Record<'_>) -> Result<bool> {
+        self.since_state += 1;
+        let (rows, bytes) = match &mut self.rows {
+            Rows::Columns(decoder) => {
+                decoder.append(record)?;
+                (decoder.rows(), decoder.bytes())
+            }
+            Rows::Lines(lines) => {
+                lines.append_value(record.line());
+                (lines.offsets_slice().len() - 1, lines.values_slice().len())
+            }
+        };
+        Ok(rows >= BATCH_ROWS || bytes >= BATCH_BYTES)
+    }
+
+    /// The rows gathered so far, if there are some.
+    pub(super) fn take(&mut self) -> Result<Option<RecordBatch>> {
+        let columns = match &mut self.rows {
+            Rows::Columns(decoder) if decoder.rows() == 0 => return Ok(None),
+            Rows::Lines(lines) if lines.offsets_slice().len() == 1 => return Ok(None),
+            Rows::Lines(lines) => {
+                let lines = lines.finish();
+                let options = RecordBatchOptions::new().with_row_count(Some(lines.len()));
+                return Ok(Some(RecordBatch::try_new_with_options(
+                    Arc::clone(&self.planned.schema),
+                    vec![Arc::new(lines)],
+                    &options,
+                )?));
+            }
+            Rows::Columns(decoder) => decoder.finish()?,
+        };
+        let options = RecordBatchOptions::new().with_row_count(Some(columns.num_rows()));
+        let schema = Arc::clone(&self.planned.schema);
+        let columns = columns.columns().to_vec();
+        Ok(Some(RecordBatch::try_new_with_options(schema, columns, &options)?))
+    }
+
+    /// Whether records brought fields that the catalog does not have.
+    pub(super) fn has_unknown(&self) -> bool {
+        match &self.rows {
+            Rows::Columns(decoder) => decoder.unknown().next().is_some(),
+            Rows::Lines(_) => false,
+        }
+    }
+
+    /// What the user should know of the values that came.
+    pub(super) fn note(&self) -> Option<String> {
+        let Rows::Columns(decoder) = &self.rows else { return None };
+        let changed = decoder.changed().map(|(column, count)| format!("{count} of `{column}`"));
+        let unknown = decoder.unknown().map(|(field, _)| field.to_owned());
+        let sentences = [
+            listed(changed.collect(), "Values that do not fit their column are NULL or cut: "),
+            listed(unknown.collect(), "Fields that the catalog does not have were left out: "),
+        ];
+        let sentences: Vec<_> = sentences.into_iter().flatten().collect();
+        (!sentences.is_empty()).then(|| sentences.join(" "))
+    }
+}
+
+/// A sentence with some of `names`; `None` where there are none.
+fn listed(mut names: Vec<String>, before: &str) -> Option<String> {
+    let more = names.len().saturating_sub(NAMES_MAX);
+    names.truncate(NAMES_MAX);
+    match (names.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(format!("{before}{}.", names.join(", "))),
+        (false, more) => Some(format!("{before}{} and {more} more.", names.join(", "))),
+    }
+}
+
+/// What becomes of rows of a table that are committed before their state, and sent again.
+///
+/// Where a key decides which rows are the same row, and no history is kept, nothing. Where the
+/// rows go into a table that only a complete read puts in its place, and an incomplete one begins
+/// anew, nothing either. Everywhere else they would be there twice.
+///
+/// A full refresh that cannot be resumed has no state: it is covered when it is complete, and not
+/// in parts, so that one that broke off leaves no rows behind.
+fn traits(table: &TablePlan) -> Traits {
+    let begins_anew = table.read_mode == ReadMode::FullRefresh && !table.source.resumable;
+    let is_keyed = !table.target.primary_key.is_empty();
+    let repeats = match table.write_mode {
+        WriteMode::Overwrite | WriteMode::OverwriteDeleteStale | WriteMode::ReplaceDedup => {
+            is_keyed
+        }
+        WriteMode::Replace => begins_anew,
+        WriteMode::Append | WriteMode::AppendDedup => table.rebuild && begins_anew,
+    };
+    Traits { repeats, at_end: begins_anew }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_core::ReadMode::{FullRefresh, Incremental};
+    use highwater_core::WriteMode::{Append, AppendDedup, Overwrite, Replace, ReplaceDedup};
+
+    use super::*;
+
+    #[test]
+    fn only_rows_that_do_no_harm_twice_go_on_before_their_state() {
+        let traits = |read, write, resumable, keyed: bool| {
+            let mut table = Table::new(TableName::new("t"), Vec::new());
+            table.resumable = resumable;
+            let key: &[&str] = if keyed { &["id"] } else { &[] };
+            let target = table.clone().with_primary_key(key.iter().copied());
+            let plan = TablePlan::new(Arc::new(table), Arc::new(target), read, write);
+            let Traits { repeats, at_end } = super::traits(&plan);
+            (repeats, at_end)
+        };
+        assert_eq!(traits(Incremental, Append, true, false), (false, false));
+        assert_eq!(traits(Incremental, AppendDedup, true, true), (false, false));
+        assert_eq!(traits(Incremental, Overwrite, true, true), (true, false));
+        assert_eq!(traits(Incremental, Overwrite, true, false), (false, false));
+        assert_eq!(traits(FullRefresh, Append, false, false), (false, true));
+        assert_eq!(traits(FullRefresh, Append, true, false), (false, false));
+        assert_eq!(traits(FullRefresh, Replace, false, false), (true, true));
+        assert_eq!(traits(FullRefresh, Replace, true, false), (false, false));
+        assert_eq!(traits(FullRefresh, ReplaceDedup, true, true), (true, false));
+    }
+
+    #[test]
+    fn a_note_names_some_and_counts_the_rest() {
+        let names = |count: usize| (0..count).map(|n| format!("f{n}")).collect::<Vec<_>>();
+        assert_eq!(listed(names(0), "Fields: "), None);
+        assert_eq!(listed(names(2), "Fields: ").unwrap(), "Fields: f0, f1.");
+        assert!(listed(names(12), "Fields: ").unwrap().ends_with("f9 and 2 more."));
+    }
+}

@@ -1,0 +1,467 @@
+//! The lines of a connector: records become rows, states become checkpoints, statuses say which
+//! tables are complete.
+//!
+//! All of it is work for a thread, not for a task: it decodes, and waits for the writers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use bytes::Bytes;
+use highwater_core::{
+    Batch, Checkpoint, Cursor, CursorKey, Error, Op, Output, Plan, Result, Table, TableName,
+};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::lanes::Lane;
+use super::order::{Exit, MEMORY_BYTES, Order};
+use super::request::global_cursor;
+use super::streams::{Streams, table_name};
+use crate::host::{Ear, Failure};
+use crate::protocol::{
+    Message, Progress, State, StateMessage, Stats, StreamDescriptor, StreamState, StreamStatus,
+    Trace,
+};
+use crate::records::{Line, Record, parse};
+
+/// How many bytes of lines are gathered in columns that are not yet batches, over all tables.
+const GATHERED_BYTES: usize = 8 << 20;
+
+/// How the lines ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// There are no more.
+    Ended,
+    /// The run was asked to stop, and this is a good place.
+    Stopped,
+}
+
+/// What is to be said of the tables at the end.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    pub(super) notes: Vec<(TableName, String)>,
+    pub(super) failed: Vec<(TableName, Error)>,
+    pub(super) completed: Vec<TableName>,
+    /// Whether rows were sent that no checkpoint may cover any more.
+    pub(super) has_loose_rows: bool,
+}
+
+/// The state of a read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    connector: String,
+    ear: Ear,
+    lanes: Vec<Lane>,
+    /// The lanes by the name of the stream, and its namespace.
+    named: HashMap<String, Vec<(Option<String>, usize)>>,
+    order: Order,
+    way: Way,
+    /// Whether the states are GLOBAL; `None` before the first.
+    is_global: Option<bool>,
+    /// Records of streams that were not asked for.
+    strangers: BTreeMap<TableName, u64>,
+    /// A complete table that its end covers. Its last state may still come and be counted.
+    closing: Option<usize>,
+    /// Why the last line, which had no end, could not be read.
+    cut: Option<Error>,
+    number: u64,
+    gathered: usize,
+}
+
+/// To the writers.
+#[derive(Debug)]
+struct Way {
+    output: Output,
+    tables: Vec<Arc<Table>>,
+}
+
+impl Exit for Way {
+    fn rows(&mut self, table: usize, rows: RecordBatch) -> Result<()> {
+        let table = Arc::clone(&self.tables[table]);
+        self.output.blocking_batch(Batch { table, op: Op::Upsert, rows })
+    }
+
+    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        self.output.blocking_checkpoint(checkpoint)
+    }
+}
+
+impl Reading {
+    pub(super) fn new(
+        connector: &str,
+        ear: Ear,
+        plan: &Plan,
+        streams: &Streams,
+        output: Output,
+    ) -> Result<Self> {
+        let lanes = plan.tables.values();
+        let lanes = lanes.map(|table| Lane::new(table, streams.get(table.name())?));
+        let lanes = lanes.collect::<Result<Vec<_>>>()?;
+        let mut named: HashMap<String, Vec<_>> = HashMap::new();
+        for (index, lane) in lanes.iter().enumerate() {
+            let TableName { namespace, name } = lane.name().clone();
+            named.entry(name).or_default().push((namespace, index));
+        }
+        let traits = lanes.iter().map(|lane| lane.traits).collect();
+        let tables = lanes.iter().map(|lane| Arc::clone(lane.planned())).collect();
+        Ok(Self {
+            connector: connector.to_owned(),
+            ear,
+            lanes,
+            named,
+            order: Order::new(traits, MEMORY_BYTES),
+            way: Way { output, tables },
+            is_global: None,
+            strangers: BTreeMap::new(),
+            closing: None,
+            cut: None,
+            number: 0,
+            gathered: 0,
+        })
+    }
+
+    /// Takes all lines.
+    pub(super) fn run(mut self, mut pieces: mpsc::Receiver<Bytes>) -> (Self, Result<Lines>) {
+        while let Some(piece) = pieces.blocking_recv() {
+            match self.piece(&piece) {
+                Ok(Lines::Ended) => {}
+                other => return (self, other),
+            }
+        }
+        (self, Ok(Lines::Ended))
+    }
+
+    fn piece(&mut self, piece: &[u8]) -> Result<Lines> {
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', piece) {
+            let was_state = self.line(&piece[start..end])?;
+            start = end + 1;
+            if was_state && self.way.output.is_stopping() {
+                return Ok(Lines::Stopped);
+            }
+        }
+        if start < piece.len() {
+            // Only the very last line has no end: the connector may have died in it.
+            self.cut = self.line(&piece[start..]).err();
+        }
+        let is_stopping = self.way.output.is_stopping() && self.order.is_clean();
+        Ok(if is_stopping { Lines::Stopped } else { Lines::Ended })
+    }
+
+    /// Takes a line; whether it was a state.
+    fn line(&mut self, line: &[u8]) -> Result<bool> {
+        self.number += 1;
+        match parse(line, self.number).map_err(|e| e.context("connector", &self.connector))? {
+            Line::Record(record) => self.record(&record).map(|()| false),
+            Line::Other | Line::NotJson => match self.ear.other(line)? {
+                Some(Message::State(state)) => self.state(state).map(|()| true),
+                Some(Message::Trace(Trace::StreamStatus(status))) => {
+                    self.status(&status).map(|()| false)
+                }
+                _ => Ok(false),
+            },
+        }
+    }
+
+    fn record(&mut self, record: &Record<'_>) -> Result<()> {
+        let Some(lane) = self.find(&record.stream, record.namespace.as_deref()) else {
+            let namespace = record.namespace.as_deref();
+            let stream = StreamDescriptor::new(namespace, record.stream.as_ref());
+            *self.strangers.entry(table_name(&stream)).or_default() += 1;
+            return Ok(());
+        };
+        self.close_unless(lane)?;
+        if self.lanes[lane].progress == Progress::Complete {
+            return Err(self.error("A record came after its stream was said to be complete", lane));
+        }
+        self.gathered += record.line().len();
+        let is_full = self.lanes[lane].append(record);
+        if is_full.map_err(|e| e.context("connector", &self.connector))? {
+            self.send(lane)?;
+        }
+        if self.gathered > GATHERED_BYTES {
+            self.send_all()?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str, namespace: Option<&str>) -> Option<usize> {
+        let namespace = namespace.filter(|namespace| !namespace.is_empty());
+        let lanes = self.named.get(name)?.iter();
+        let mut own = lanes.filter(|(of, _)| of.as_deref() == namespace);
+        own.next().map(|(_, lane)| *lane)
+    }
+
+    fn of(&self, stream: &StreamDescriptor) -> Option<usize> {
+        self.find(&stream.name, stream.namespace.as_deref())
+    }
+
+    /// Sends on what was gathered of a table.
+    fn send(&mut self, lane: usize) -> Result<()> {
+        match self.lanes[lane].take()? {
+            Some(rows) => self.order.rows(lane, rows, &mut self.way),
+            None => Ok(()),
+        }
+    }
+
+    fn send_all(&mut self) -> Result<()> {
+        self.gathered = 0;
+        (0..self.lanes.len()).try_for_each(|lane| self.send(lane))
+    }
+
+    fn state(&mut self, message: StateMessage) -> Result<()> {
+        let is_global = match &message.state {
+            State::Stream(_) => false,
+            State::Global { .. } => true,
+            State::Legacy(_) => {
+                return Err(Error::unsupported(
+                    "The connector keeps one state for all of its streams in the old form (LEGACY)",
+                )
+                .context("connector", &self.connector)
+                .hint("Take a version of the connector that keeps a state per stream"));
+            }
+        };
+        if *self.is_global.get_or_insert(is_global) != is_global {
+            return Err(Error::data("The connector mixes STREAM and GLOBAL states in one read")
+                .context("connector", &self.connector)
+                .hint("Take another version of the connector"));
+        }
+        match message.state {
+            State::Stream(stream) => self.stream_state(stream, message.source_stats),
+            State::Global { shared, streams } => {
+                self.global_state(shared, streams, message.source_stats)
+            }
+            State::Legacy(_) => Ok(()),
+        }
+    }
+
+    fn stream_state(&mut self, state: StreamState, stats: Option<Stats>) -> Result<()> {
+        let Some(lane) = self.of(&state.descriptor) else {
+            let stream = state.descriptor.to_string();
+            tracing::warn!(stream, "A state of a stream that was not asked for is ignored");
+            return Ok(());
+        };
+        self.close_unless(lane)?;
+        let counted = std::mem::take(&mut self.lanes[lane].since_state);
+        if let Some(said) = miscounted(stats, &[counted]) {
+            return Err(self.miscount(counted, said).context("stream", &state.descriptor));
+        }
+        self.send(lane)?;
+        let traits = self.lanes[lane].traits;
+        if !traits.at_end {
+            let cursor = Checkpoint::of(self.lanes[lane].key.clone(), value_of(state.state));
+            return self.order.state(lane, cursor, &mut self.way);
+        }
+        if self.closing == Some(lane) {
+            return self.close();
+        }
+        if traits.repeats {
+            return self.order.state(lane, Checkpoint::default(), &mut self.way);
+        }
+        Ok(())
+    }
+
+    fn global_state(
+        &mut self,
+        shared: Option<Value>,
+        streams: Vec<StreamState>,
+        stats: Option<Stats>,
+    ) -> Result<()> {
+        let named = streams.iter().filter_map(|stream| self.of(&stream.descriptor));
+        let named: u64 = named.map(|lane| self.lanes[lane].since_state).sum();
+        let all: u64 = self.lanes.iter().map(|lane| lane.since_state).sum();
+        // Whether streams that it does not name are counted is not settled.
+        if let Some(said) = miscounted(stats, &[all, named]) {
+            return Err(self.miscount(all, said));
+        }
+        self.lanes.iter_mut().for_each(|lane| lane.since_state = 0);
+        if self.closing.is_some() {
+            self.close()?;
+        }
+        self.send_all()?;
+        let mut cursors = BTreeMap::new();
+        let mut others = Vec::new();
+        for stream in streams {
+            match self.of(&stream.descriptor).map(|lane| &self.lanes[lane]) {
+                None => others.push(stream),
+                Some(lane) if lane.traits.at_end => {}
+                Some(lane) => {
+                    cursors.insert(lane.key.clone(), Cursor(value_of(stream.state)));
+                }
+            }
+        }
+        let read = self.lanes.iter().filter(|lane| lane.is_incremental).map(Lane::name);
+        let global = global_cursor(shared, read, &others);
+        cursors.insert(CursorKey::Global, Cursor(global));
+        self.order.global(Checkpoint { cursors }, &mut self.way)
+    }
+
+    fn status(&mut self, status: &StreamStatus) -> Result<()> {
+        let Some(lane) = self.of(&status.stream_descriptor) else {
+            let stream = status.stream_descriptor.to_string();
+            tracing::debug!(stream, "A status of a stream that was not asked for is ignored");
+            return Ok(());
+        };
+        let before = self.lanes[lane].progress;
+        match (before, status.status) {
+            (_, Progress::Unknown) | (Progress::Incomplete | Progress::Complete, _)
+                if status.status != Progress::Incomplete => {}
+            (_, now) => self.lanes[lane].progress = now,
+        }
+        let completes = self.lanes[lane].progress == Progress::Complete;
+        if completes && before != Progress::Complete {
+            self.close_unless(lane)?;
+            self.send(lane)?;
+            if self.lanes[lane].traits.at_end {
+                self.closing = Some(lane);
+            }
+        }
+        Ok(())
+    }
+
+    /// Something of this table came: another one that was complete gets no state any more.
+    fn close_unless(&mut self, lane: usize) -> Result<()> {
+        match self.closing {
+            Some(closing) if closing != lane => self.close(),
+            _ => Ok(()),
+        }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        match self.closing.take() {
+            Some(lane) => self.order.state(lane, Checkpoint::default(), &mut self.way),
+            None => Ok(()),
+        }
+    }
+
+    /// The end of a connector that has ended well, and told no failure but those of single
+    /// streams: what waits goes on.
+    ///
+    /// # Errors
+    /// `Data` when the last line is not complete.
+    pub(super) fn end_well(&mut self, failures: &[Failure]) -> Result<Verdicts> {
+        if let Some(error) = self.cut.take() {
+            return Err(error);
+        }
+        self.close()?;
+        self.send_all()?;
+        let errors = self.errors(failures);
+        let failed: Vec<bool> = errors.iter().map(Option::is_some).collect();
+        let told = self.order.finish(&failed, &mut self.way)?;
+        let mut verdicts = self.verdicts(errors);
+        for (lane, rows) in self.lanes.iter().zip(&told).filter(|(_, rows)| **rows > 0) {
+            verdicts.has_loose_rows = true;
+            let text = format!(
+                "{rows} rows were sent on that no state covers: the next sync reads them again."
+            );
+            verdicts.notes.push((lane.name().clone(), text));
+        }
+        Ok(verdicts)
+    }
+
+    /// The end of a read that failed or was stopped: what waits is dropped.
+    ///
+    /// # Errors
+    /// `Interrupted` when the writers are gone.
+    pub(super) fn end_badly(&mut self, failures: &[Failure]) -> Result<Verdicts> {
+        self.close()?;
+        let mut errors = self.errors(failures);
+        for (lane, error) in self.lanes.iter().zip(&mut errors) {
+            // Of what the connector could not go on with, its end says why.
+            let told = failures.iter().any(|failure| is_of(failure, lane));
+            if lane.progress != Progress::Incomplete && !told {
+                *error = None;
+            }
+        }
+        let mut verdicts = self.verdicts(errors);
+        let is_complete = |name: &TableName| {
+            self.lanes.iter().enumerate().any(|(index, lane)| {
+                lane.name() == name
+                    && lane.progress == Progress::Complete
+                    && self.order.is_covered(index)
+            })
+        };
+        verdicts.completed.retain(is_complete);
+        Ok(verdicts)
+    }
+
+    /// Why a table is not complete, for each.
+    fn errors(&self, failures: &[Failure]) -> Vec<Option<Error>> {
+        let is_silent = self.lanes.iter().all(|lane| lane.progress == Progress::Unknown);
+        let error = |lane: &Lane| {
+            if let Some(failure) = failures.iter().find(|failure| is_of(failure, lane)) {
+                return Some(failure.error());
+            }
+            let message = match lane.progress {
+                Progress::Complete => return None,
+                _ if is_silent => return None,
+                Progress::Incomplete => "The connector could not read the stream completely",
+                _ => "The connector ended without saying that the stream is complete",
+            };
+            let error = Error::data(message).context("connector", &self.connector);
+            Some(error.hint("Run again; its own log lines may say why"))
+        };
+        self.lanes.iter().map(error).collect()
+    }
+
+    fn verdicts(&self, errors: Vec<Option<Error>>) -> Verdicts {
+        let mut verdicts = Verdicts::default();
+        for (lane, error) in self.lanes.iter().zip(errors) {
+            let name = lane.name().clone();
+            verdicts.notes.extend(lane.note().map(|text| (name.clone(), text)));
+            match error {
+                Some(error) => verdicts.failed.push((name, error)),
+                None => verdicts.completed.push(name),
+            }
+        }
+        for (stream, records) in &self.strangers {
+            let error = Error::data("The connector sent records of a stream it was not asked for")
+                .context("connector", &self.connector)
+                .context("stream", stream)
+                .context("records", records)
+                .hint(format!(
+                    "add the table `{stream}`, or take another version of the connector"
+                ));
+            verdicts.failed.push((stream.clone(), error));
+        }
+        verdicts
+    }
+
+    /// Whether records brought fields that the catalog does not have.
+    pub(super) fn has_unknown(&self) -> bool {
+        self.lanes.iter().any(Lane::has_unknown)
+    }
+
+    fn error(&self, message: &str, lane: usize) -> Error {
+        Error::data(message)
+            .context("connector", &self.connector)
+            .context("stream", self.lanes[lane].name())
+            .context("line", self.number)
+    }
+
+    fn miscount(&self, counted: u64, said: f64) -> Error {
+        Error::data("The connector says that it sent another number of records than came")
+            .context("connector", &self.connector)
+            .context("sent", said)
+            .context("came", counted)
+            .context("line", self.number)
+            .hint("Run again: nothing of it was committed; a connector that always miscounts needs another version")
+    }
+}
+
+/// What the connector counted, if it is none of `counted`.
+fn miscounted(stats: Option<Stats>, counted: &[u64]) -> Option<f64> {
+    let said = stats?.record_count?;
+    let agrees = counted.iter().any(|counted| (*counted as f64 - said).abs() < 0.5);
+    (!agrees).then_some(said)
+}
+
+/// A state that says nothing is kept as an empty one: it is given back, and starts over.
+fn value_of(state: Option<Value>) -> Value {
+    state.filter(|state| !state.is_null()).unwrap_or_else(|| json!({}))
+}
+
+fn is_of(failure: &Failure, lane: &Lane) -> bool {
+    failure.stream.as_ref().is_some_and(|stream| table_name(stream) == *lane.name())
+}
