@@ -1,2 +1,7 @@
 //! The connector against real processes: our own small ones, and the genuine SDK's.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod host;
+mod host_asked;
+mod host_find;
+mod host_support;

@@ -26,7 +26,12 @@ impl Guard {
         let mut command = std::process::Command::new("/bin/sh");
         command.args(["-c", SCRIPT, "highwater-guard", &group.as_raw_nonzero().to_string()]);
         match &launch.container {
-            Some(container) => command.arg(&container.docker).arg(&container.name),
+            Some(container) => {
+                // The shell needs its own PATH for `rm`.
+                let variables = container.environment.iter().filter(|(key, _)| key != "PATH");
+                command.envs(variables.map(|(key, value)| (key, value)));
+                command.arg(&container.docker).arg(&container.name)
+            }
             None => command.args(["", ""]),
         };
         command.args(launch.socket.as_deref());

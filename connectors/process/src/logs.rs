@@ -161,9 +161,17 @@ impl LogBook {
         self.enter(cut, cut.len() < line.len());
     }
 
-    /// Enters what was said in another way than by a line, at a level that is known.
+    /// Enters what was said in another way than by a line, at a level that is known. What is only
+    /// for debugging is none of the last lines.
     pub fn say(&self, level: Level, message: &str) {
-        self.put(level, message, "", LINE_BYTES);
+        let message = said(&self.hidden.mask(message), LINE_BYTES);
+        if message.is_empty() {
+            return;
+        }
+        if !matches!(level, Level::Trace | Level::Debug) {
+            self.keep(said(&message, LAST_CHARACTERS));
+        }
+        self.put(Line { level, message, fields: String::new() });
     }
 
     fn enter(&self, line: &[u8], overlong: bool) {
@@ -173,16 +181,15 @@ impl LogBook {
             Err(_) => (Level::Info, text.into_owned(), String::new()),
         };
         let limit = if overlong { CUT_CHARACTERS } else { LINE_BYTES };
-        self.put(level, &message, &fields, limit);
-    }
-
-    fn put(&self, level: Level, message: &str, fields: &str, limit: usize) {
-        let (message, fields) = (said(&self.hidden.mask(message), limit), said(fields, limit));
+        let (message, fields) = (said(&self.hidden.mask(&message), limit), said(&fields, limit));
         if message.is_empty() && fields.is_empty() {
             return;
         }
         self.keep(said(&message, LAST_CHARACTERS));
-        let line = Line { level, message, fields };
+        self.put(Line { level, message, fields });
+    }
+
+    fn put(&self, line: Line) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_mut() {
             Some(lines) if lines.len() < HELD_LINES => lines.push(line),

@@ -68,6 +68,8 @@ pub struct Container {
     pub docker: PathBuf,
     /// Its name, by which it is removed.
     pub name: String,
+    /// Variables for that command, such as where the engine is.
+    pub environment: Vec<(String, String)>,
 }
 
 /// How a process ended.
@@ -353,6 +355,7 @@ impl Container {
     fn removal(&self) -> std::process::Command {
         let mut command = std::process::Command::new(&self.docker);
         command.args(["rm", "--force", &self.name]);
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }

@@ -47,7 +47,8 @@ pub(super) fn launch(
     if let Launcher::Image { docker, image } = launcher {
         let name = container_name(&spec.name);
         arguments = container_arguments(spec, image, &name, &written);
-        container = Some(Container { docker: docker.clone(), name });
+        let environment = spec.environment.clone();
+        container = Some(Container { docker: docker.clone(), name, environment });
     }
     arguments.push(command.into());
     if let Launcher::Manifest { file, .. } = launcher {

@@ -28,7 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_core::Result;
-use highwater_process::{Kind, LogBook, LogCounts, said};
+pub use highwater_process::{Exit, LogCounts};
+use highwater_process::{Kind, LogBook, said};
 use serde_json::Value;
 
 pub use cache::CATALOG_LIVES;
@@ -150,6 +151,11 @@ impl Connector {
     /// Its name in the configuration.
     pub fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    /// Its settings as they are now, with those of its file.
+    pub fn config(&self) -> Value {
+        self.settings.current()
     }
 
     /// What its path led to.

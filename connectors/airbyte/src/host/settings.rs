@@ -207,16 +207,35 @@ fn yaml(value: &Value) -> String {
     out
 }
 
+/// As JSON; YAML wants some characters escaped that JSON lets stand.
+fn scalar(value: &Value) -> String {
+    let mut out = String::new();
+    for c in value.to_string().chars() {
+        match c {
+            '\u{7f}'..='\u{9f}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{feff}'
+            | '\u{fffe}'
+            | '\u{ffff}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 fn block(value: &Value, depth: usize, out: &mut String) {
     let entries: Vec<(String, &Value)> = match value {
         Value::Object(object) if !object.is_empty() => {
-            object.iter().map(|(k, v)| (format!("{}:", Value::from(k.as_str())), v)).collect()
+            object.iter().map(|(k, v)| (format!("{}:", scalar(&k.as_str().into())), v)).collect()
         }
         Value::Array(items) if !items.is_empty() => {
             items.iter().map(|item| ("-".to_owned(), item)).collect()
         }
-        scalar => {
-            out.push_str(&scalar.to_string());
+        value => {
+            out.push_str(&scalar(value));
             out.push('\n');
             return;
         }

@@ -101,6 +101,9 @@ impl StateMessage {
     /// # Errors
     /// `Data` when it is not what its type says.
     pub(super) fn from_value(value: Value) -> Result<Self> {
+        if !value.is_object() {
+            return Err(unreadable());
+        }
         let raw: RawState = serde_json::from_value(value).map_err(|_| unreadable())?;
         let state = match (raw.kind.as_deref(), raw.stream, raw.global) {
             (Some("STREAM") | None, Some(stream), _) => State::Stream(stream.into()),
@@ -113,7 +116,9 @@ impl StateMessage {
                     .map(StreamState::from)
                     .collect(),
             },
-            (Some("LEGACY") | None, None, None) => State::Legacy(raw.data.unwrap_or_default()),
+            (Some("LEGACY") | None, None, None) if raw.data.is_some() => {
+                State::Legacy(raw.data.unwrap_or_default())
+            }
             (kind, ..) => {
                 return Err(unreadable().context("type", kind.unwrap_or_default()));
             }
@@ -194,7 +199,7 @@ mod tests {
         assert_eq!(message.source_stats.unwrap().record_count, Some(2.0));
         assert_eq!(message.destination_stats, None);
         assert!(matches!(message.state, State::Stream(StreamState { state: None, .. })));
-        for wrong in [r#"{"type":"STREAM"}"#, r#"{"type":"NEW","data":{}}"#, "[]"] {
+        for wrong in [r#"{"type":"STREAM"}"#, r#"{"type":"NEW","data":{}}"#, "{}", "[]"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -40,7 +40,11 @@ pub(super) async fn start(spec: &PluginSpec, image: &str) -> Result<Started> {
     let name = container_name(&spec.name);
     let port = free_port()?;
     let arguments = run_arguments(spec, image, &name, port);
-    let container = Container { docker: spec.docker_command.clone(), name };
+    let container = Container {
+        docker: spec.docker_command.clone(),
+        name,
+        environment: spec.environment.clone(),
+    };
     start_container(spec, container, arguments, format!("127.0.0.1:{port}")).await
 }
 
