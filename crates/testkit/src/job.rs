@@ -79,8 +79,14 @@ impl Job {
         Self { cursor_field: Some(field.to_owned()), read_mode: ReadMode::Incremental, ..self }
     }
 
-    /// Incremental, by this cursor field, and everything is read all the same; what is not brought
-    /// is deleted.
+    /// Versions of a row are ordered by this column; how it is read stays as it is.
+    #[must_use]
+    pub fn ordered_by(self, field: &str) -> Self {
+        Self { cursor_field: Some(field.to_owned()), ..self }
+    }
+
+    /// Incremental by `updated_at`, and everything is read all the same; what is not brought is
+    /// deleted.
     #[must_use]
     pub fn sweeping(self) -> Self {
         Self { sweep: true, reconcile: true, ..self.by_cursor("updated_at") }

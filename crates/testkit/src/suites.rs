@@ -18,6 +18,7 @@
 //!     destination, append, overwrite, delete_stale, append_dedup, replace,
 //!     state, schema, schema_by_key, types, types_by_key,
 //!     many_tables, recreate, deletion, read_back,
+//!     generation, rebuild, replace_dedup, sweep, compaction,
 //!     source, cursor,
 //! }
 //! ```
@@ -35,25 +36,32 @@
 //! | [`schema_by_key`], [`types_by_key`] | those with `overwrite` and `append-dedup` |
 //! | [`many_tables`], [`recreate`] | every destination |
 //! | [`deletion`] | those that remove rows by a condition |
+//! | [`generation`] | destinations that keep state with the data |
+//! | [`rebuild`], [`replace_dedup`], [`sweep`], [`compaction`] | those with every write mode |
 //! | [`read_back`] | those that read their rows back |
 //! | [`source`] | every source |
 //! | [`cursor`] | sources with cursor fields that the user chooses |
 
 pub mod append;
 pub mod append_dedup;
+pub mod compaction;
 pub mod cursor;
 pub mod delete_stale;
 pub mod deletion;
 pub mod destination;
+pub mod generation;
 pub mod many_tables;
 pub mod overwrite;
 pub mod read_back;
+pub mod rebuild;
 pub mod recreate;
 pub mod replace;
+pub mod replace_dedup;
 pub mod schema;
 pub mod schema_by_key;
 pub mod source;
 pub mod state;
+pub mod sweep;
 mod together;
 pub mod types;
 pub mod types_by_key;
@@ -232,6 +240,70 @@ macro_rules! suites {
             cursors_of_plugins_come_back,
         }
     };
+    (@suite generation $harness:expr) => {
+        $crate::suites! { @cases generation $harness;
+            a_full_read_begins_a_generation,
+            an_interrupted_read_goes_on_in_its_generation,
+            an_interrupted_read_that_cannot_go_on_begins_another,
+            incremental_reads_stay_in_one_generation,
+            other_cursors_outlive_a_full_refresh,
+            a_refresh_begins_the_next_generation,
+            a_refresh_that_keeps_adds_to_the_old_rows,
+            a_refresh_without_reason_or_right_changes_nothing,
+        }
+    };
+    (@suite rebuild $harness:expr) => {
+        $crate::suites! { @cases rebuild $harness;
+            readers_see_the_old_rows_until_the_refresh_is_finished,
+            the_next_sync_goes_on_with_the_new_table,
+            an_interrupted_rebuild_goes_on,
+            an_interrupted_full_refresh_goes_on,
+            what_another_generation_left_is_dropped,
+            rows_without_a_position_are_read_again,
+            tombstones_belong_to_their_generation,
+            a_column_that_came_in_between_is_there,
+            null_in_a_key_equals_null_in_a_rebuild,
+            a_rebuild_without_rows_leaves_an_empty_table,
+            an_overtaken_run_swaps_nothing_in,
+        }
+    };
+    (@suite replace_dedup $harness:expr) => {
+        $crate::suites! { @cases replace_dedup $harness;
+            the_newest_row_of_each_key_is_left,
+            only_the_rows_of_this_read_are_left,
+            an_abandoned_run_leaves_the_old_rows,
+            an_older_row_does_not_undo_a_deletion,
+            the_next_read_knows_of_no_deletion,
+            without_an_order_the_later_arrival_counts,
+            null_in_a_key_equals_null,
+            no_history_is_kept,
+        }
+    };
+    (@suite sweep $harness:expr) => {
+        $crate::suites! { @cases sweep $harness;
+            rows_that_were_not_brought_are_deleted,
+            a_deletion_has_a_record_and_a_tombstone,
+            an_unchanged_row_adds_nothing_to_the_history,
+            all_commits_of_a_sweep_count,
+            an_interrupted_sweep_deletes_nothing,
+            a_sweep_that_brings_nothing_empties_the_table,
+            a_sweep_without_reconcile_deletes_nothing,
+            null_in_a_key_is_seen,
+            deletions_within_a_sweep_count,
+            the_time_of_a_sweep_is_remembered,
+            an_overtaken_sweep_deletes_nothing,
+        }
+    };
+    (@suite compaction $harness:expr) => {
+        $crate::suites! { @cases compaction $harness;
+            the_latest_record_of_each_key_is_left,
+            syncs_go_on_after_a_compaction,
+            null_in_a_key_is_one_key,
+            without_right_or_rows_nothing_goes,
+            a_cleared_table_is_as_never_synced,
+            what_is_beside_is_cleared_too,
+        }
+    };
     (@suite source $harness:expr) => {
         $crate::suites! { @cases source $harness;
             a_check_passes,
@@ -302,6 +374,11 @@ mod tests {
             ("schema_by_key", include_str!("suites/schema_by_key.rs")),
             ("source", include_str!("suites/source.rs")),
             ("state", include_str!("suites/state.rs")),
+            ("generation", include_str!("suites/generation.rs")),
+            ("rebuild", include_str!("suites/rebuild.rs")),
+            ("replace_dedup", include_str!("suites/replace_dedup.rs")),
+            ("sweep", include_str!("suites/sweep.rs")),
+            ("compaction", include_str!("suites/compaction.rs")),
             ("types", include_str!("suites/types.rs")),
             ("types_by_key", include_str!("suites/types_by_key.rs")),
         ];

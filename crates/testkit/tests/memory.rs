@@ -38,6 +38,7 @@ impl Harness for InMemory {
 highwater_testkit::suites! { fresh() =>
     destination, append, overwrite, delete_stale, append_dedup, replace, state, schema,
     schema_by_key, types, types_by_key, many_tables, recreate, deletion, read_back,
+    generation, rebuild, replace_dedup, sweep, compaction,
 }
 
 #[tokio::test]

@@ -227,7 +227,10 @@ pub async fn cursors_can_be_kept_apart_from_the_data(harness: &dyn Harness) {
         rows_total: 42,
         finished_epoch: Some(run.fence.epoch),
         finished_at: Some(highwater_core::Instant(1_700_000_000_000_001)),
-        ..TableRecord::default()
+        generation: 7,
+        finished_generation: Some(6),
+        rebuild: false,
+        swept_at: Some(highwater_core::Instant(1_700_000_000_000_000)),
     };
     let name = job().table.name;
     store(&run).save_table(&run.fence, &name, &record).await.expect("saved");
