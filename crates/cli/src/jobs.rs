@@ -220,6 +220,7 @@ pub(crate) fn table_options(settings: &TableSettings) -> TableOptions {
         null_cursor: settings.null_cursor,
         lookback: settings.lookback.map(|l| l.length),
         history_retention_seconds: settings.history_retention.map(|p| p.0),
+        mappings: settings.mappings.iter().map(|entry| entry.0.clone()).collect(),
         ..TableOptions::default()
     }
 }

@@ -1,7 +1,9 @@
 //! What a sync did, in words and numbers.
 
 use highwater_core::{Cursor, CursorKey, Instant, State, WriteMode};
-use highwater_engine::{DestinationSummary, Failure as Reported, Summary, TableSummary};
+use highwater_engine::{
+    DestinationSummary, Failure as Reported, Summary, TableSummary, quarantine,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,7 +27,15 @@ pub fn summary(summary: &Summary) -> String {
 
 fn tables(tables: &[TableSummary]) -> String {
     let is_complete = tables.iter().all(|t| t.complete);
-    let mut titles = vec!["TABLE", "READ", "WRITTEN", "UNCHANGED", "DELETED", "GUARANTEE"];
+    let mut titles = vec!["TABLE", "READ", "WRITTEN", "UNCHANGED", "DELETED"];
+    // Most syncs have none of these rows.
+    type Count = fn(&TableSummary) -> u64;
+    let rare: [(&str, Count); 2] =
+        [("FILTERED", |t| t.rows_filtered), ("QUARANTINED", |t| t.rows_quarantined)];
+    let rare = rare.into_iter().filter(|(_, rows)| tables.iter().any(|t| rows(t) > 0));
+    let rare: Vec<_> = rare.collect();
+    titles.extend(rare.iter().map(|(title, _)| title));
+    titles.push("GUARANTEE");
     if !is_complete {
         titles.push("STATUS");
     }
@@ -38,8 +48,9 @@ fn tables(tables: &[TableSummary]) -> String {
                 count(table.rows_written),
                 count(table.rows_unchanged),
                 count(table.rows_deleted),
-                table.guarantee.to_string(),
             ];
+            row.extend(rare.iter().map(|(_, rows)| count(rows(table))));
+            row.push(table.guarantee.to_string());
             if !is_complete {
                 row.push(status(table).to_owned());
             }
@@ -64,7 +75,8 @@ fn is_unchanged(destination: &DestinationSummary) -> bool {
         && destination.tables.iter().all(|table| {
             // Every row read is a row of the history, also where the final table stays as it is.
             let history_grew = table.write_mode == WriteMode::AppendDedup && table.rows_read > 0;
-            table.complete && table.rows_written == 0 && table.rows_deleted == 0 && !history_grew
+            let is_still = table.rows_written == 0 && table.rows_quarantined == 0;
+            table.complete && is_still && table.rows_deleted == 0 && !history_grew
         })
 }
 
@@ -107,9 +119,26 @@ pub fn remarks(summary: &Summary) -> Vec<Remark> {
                 text: reported(&place, error),
                 event: None,
             }));
+            remarks.extend(quarantined(table, name));
         }
     }
     remarks
+}
+
+/// Rows that are not where they belong: the sync is no success.
+fn quarantined(table: &TableSummary, destination: &str) -> Option<Remark> {
+    let rows = table.rows_quarantined;
+    let of = if rows == 1 { "1 row: it is" } else { &format!("{} rows: they are", count(rows)) };
+    let message = format!("A mapping failed for {of} in the quarantine, not in the table");
+    let hint = format!("look into the table `{}` of the destination", quarantine::TABLE);
+    (rows > 0).then(|| Remark {
+        is_error: true,
+        text: format!("error: {} → {destination}: {message}\nhint: {hint}", table.table),
+        event: Some(json!({
+            "message": message, "hint": hint, "event": "rows_quarantined",
+            "table": table.table.to_string(), "destination": destination, "rows": rows,
+        })),
+    })
 }
 
 /// Every note once, in the order of its first table, with the tables that it is about. A note

@@ -210,6 +210,8 @@ impl Line<'_> {
                 "rows_written": table.rows_written,
                 "rows_unchanged": table.rows_unchanged,
                 "rows_deleted": table.rows_deleted,
+                "rows_filtered": table.rows_filtered,
+                "rows_quarantined": table.rows_quarantined,
                 "complete": table.complete,
             })
         };
@@ -278,10 +280,11 @@ impl Line<'_> {
     }
 }
 
-/// What a failed table sent and did not commit is no resource that was synced.
+/// What a failed table sent and did not commit is no resource that was synced, nor is a row that
+/// was left out or is in the quarantine.
 fn committed(table: &TableSummary) -> u64 {
     match table.complete {
-        true => table.rows_read,
+        true => table.rows_read.saturating_sub(table.rows_filtered + table.rows_quarantined),
         false => {
             table.rows_read.min(table.rows_written + table.rows_unchanged + table.rows_deleted)
         }

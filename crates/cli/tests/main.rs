@@ -9,6 +9,7 @@ mod configuration;
 mod conformance;
 mod crash;
 mod data;
+mod mappings;
 mod not_here;
 mod plugin_configuration;
 mod plugins;

@@ -218,7 +218,7 @@ pub(crate) fn without_quarantine(table: &TableName, refusal: &Refusal) -> Error 
         .context("table", table)
         .context("column", &refusal.column)
         .context("because", &refusal.reason)
-        .hint("leave the mapping out, or drop the column: `- drop: COLUMN`")
+        .hint("`highwater migrate` makes the quarantine, where the destination can have one")
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use highwater_core::{
 use crate::adopt;
 use crate::draft::Drafter;
 use crate::options::{Deletes, Generation, SyncRequest, Target};
+use crate::quarantine;
 use crate::schema;
 use crate::selection;
 
@@ -24,6 +25,9 @@ pub struct Planned {
     pub plan: Plan,
     /// The tables that cannot: the schemas of both sides disagree, and a person has to decide.
     pub refused: Vec<Refused>,
+    /// The table for rows whose mapping fails, where tables have mappings and the destination can
+    /// have it. It is not part of the plan: each writer of such a table writes it as well.
+    pub quarantine: Option<TablePlan>,
 }
 
 /// A table that cannot be synced as things are.
@@ -54,7 +58,9 @@ pub async fn plan(source: &dyn Source, request: &SyncRequest) -> Result<Vec<Plan
         if let Some(kept) = &kept {
             state.cursors.insert(CursorKey::Global, kept.clone());
         }
-        plans.push(selector.fit(target, drafts, &state).await?);
+        let mut planned = selector.fit(target, drafts, &state).await?;
+        planned.quarantine = quarantine::of_plan(target, &planned.plan).await?;
+        plans.push(planned);
     }
     Ok(plans)
 }
@@ -160,7 +166,7 @@ impl<'a> Selector<'a> {
             sync_group_id: target.sync_group_id.clone(),
             tables,
         };
-        Ok(Planned { plan, refused })
+        Ok(Planned { plan, refused, quarantine: None })
     }
 
     /// Whether a cursor that the source keeps itself says that rows were delivered, while the

@@ -130,6 +130,17 @@ impl Stage {
     }
 }
 
+/// The quarantine of a plan, if a table of it may need one.
+///
+/// # Errors
+/// As [`Stage::open`].
+pub(crate) async fn of_plan(target: &Target, plan: &Plan) -> Result<Option<TablePlan>> {
+    match plan.tables.values().any(|table| !table.mappings.is_empty()) {
+        true => table_plan(target).await,
+        false => Ok(None),
+    }
+}
+
 /// How the quarantine is written; `None` where the destination cannot add rows to a table, or must
 /// not make one.
 async fn table_plan(target: &Target) -> Result<Option<TablePlan>> {

@@ -73,7 +73,10 @@ async fn migrate(section: &Section<SourceSpec>, job: &Job) -> Result<Vec<Migrate
         if let Some(refused) = planned.refused.into_iter().next() {
             return Err(at_table(section, refused.error));
         }
-        let plan = planned.plan;
+        let mut plan = planned.plan;
+        if let Some(quarantine) = planned.quarantine {
+            plan.tables.insert(quarantine.name().clone(), quarantine);
+        }
         let statements = target.destination.migrate(&plan).await?;
         done.push(Migrated { sync: plan.sync, destination: target.name.clone(), statements });
     }

@@ -20,6 +20,7 @@ use highwater_core::{Error, ErrorKind};
 use crate::args::{Cli, Command, Global};
 use crate::config::Section;
 use crate::config::de::one_of;
+use crate::config::mappings;
 use crate::config::spec::SourceSpec;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -97,7 +98,10 @@ fn at_table(section: &Section<SourceSpec>, error: Error) -> Failure {
         (Some(i), _) if error.context_value("key") == Some("skip_tables") => {
             section.failure(&format!("skip_tables.{i}"), error)
         }
-        (_, Some(i)) => section.failure(&format!("tables.{i}"), error),
+        (_, Some(i)) => {
+            let within = mappings::place(&spec.tables[i].0.mappings, &error);
+            section.failure(&format!("tables.{i}{within}"), error)
+        }
         _ => section.failure("tables", error),
     }
 }

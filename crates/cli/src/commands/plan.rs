@@ -116,6 +116,17 @@ fn words(target: &Target, planned: &Planned, backend: Option<&str>, own: Option<
         }
         out.push('\n');
     }
+    if let Some(quarantine) = &planned.quarantine {
+        out.push_str(&format!("rows whose mapping fails → {}\n", quarantine.target.name));
+        for statement in ddl(target.destination.as_ref(), quarantine) {
+            out.push_str(&format!(
+                "  {:<10} {}\n",
+                "ddl",
+                statement.replace('\n', "\n             ")
+            ));
+        }
+        out.push('\n');
+    }
     for refused in &planned.refused {
         let (table, target) = (refused.table.name(), &refused.table.target.name);
         out.push_str(&format!("{table} → {target}\n  refused    {}\n\n", refused.error));
@@ -172,10 +183,17 @@ fn values(target: &Target, planned: &Planned) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut values = json!({
         "destination": target.name,
         "state_with_data": plan.state_with_data,
         "tables": tables,
         "refused": refused,
-    })
+    });
+    if let Some(quarantine) = &planned.quarantine {
+        values["quarantine"] = json!({
+            "target": quarantine.target.name.to_string(),
+            "ddl": ddl(target.destination.as_ref(), quarantine),
+        });
+    }
+    values
 }

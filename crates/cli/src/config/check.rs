@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use highwater_core::{Error, WriteMode};
 use serde_json::Value;
 
+use super::mappings;
 use super::references::{self, Reference};
 use super::spec::{DestinationSpec, Document, Registry, SourceSpec};
 use super::{Config, Section, de};
@@ -41,6 +42,7 @@ pub fn check(config: &Config) -> Result<()> {
             }
         }
         backend(config, source)?;
+        mappings::check(source)?;
         settings(config, source)?;
     }
     Ok(())

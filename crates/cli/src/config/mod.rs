@@ -12,6 +12,7 @@ pub mod driver;
 pub mod endpoints;
 pub mod expand;
 pub mod libpq;
+pub mod mappings;
 pub mod moment;
 pub mod node;
 pub mod reference;

@@ -5,6 +5,7 @@ use highwater_core::Role;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
+use super::mappings::{ConditionKeys, Encrypt, Equal, Hash, MappingKeys, Rename};
 use super::spec::{
     BackendOptions, ColumnSettings, DestinationSpec, SourceSpec, TableSettings, TransformerSpec,
 };
@@ -47,6 +48,7 @@ pub fn page() -> String {
         "An entry of `tables` is a name, a pattern with `*`, or a mapping with these keys.",
     );
     section::<ColumnSettings>(&mut out, "Columns", "An entry of `columns` is a name or a mapping.");
+    mappings(&mut out);
     section::<BackendOptions>(&mut out, "Backend options", "Where cursors are kept.");
     section::<DestinationSpec>(
         &mut out,
@@ -83,6 +85,16 @@ after parsing, so whatever characters a value has, it stays one value.
 
 This page is made from the types that read the file.
 ";
+
+/// What is done to rows before they are written.
+fn mappings(out: &mut String) {
+    section::<MappingKeys>(out, "Mappings", "An entry of `mappings` is one of these keys.");
+    section::<Rename>(out, "`rename`", "A column gets another name.");
+    section::<Hash>(out, "`hash`", "Values become hashes.");
+    section::<Encrypt>(out, "`encrypt`", "Values become ciphertexts.");
+    section::<ConditionKeys>(out, "`filter`", "A condition is one of these keys.");
+    section::<Equal>(out, "`equal`", "A column has a value.");
+}
 
 fn section<T: JsonSchema>(out: &mut String, title: &str, words: &str) {
     keys(out, title, words, &schemars::schema_for!(T).to_value());

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use super::mappings::MappingEntry;
 use super::moment;
 
 /// The `spec` of a document of `kind: source`: what is read, and where it goes.
@@ -181,6 +182,10 @@ pub struct TableSettings {
     /// delivered already are recognised.
     #[serde(default)]
     pub lookback: Option<Lookback>,
+    /// What is done to the rows before they are written, in order; see [mappings](#mappings). A row
+    /// for which one fails goes into the table `_highwater_quarantine`, never into its own.
+    #[serde(default)]
+    pub mappings: Vec<MappingEntry>,
     /// How long the history table of `append-dedup` keeps rows (`90d`); for ever by default.
     #[serde(default)]
     pub history_retention: Option<Period>,

@@ -130,12 +130,42 @@ fn without_secrets(line: &str) -> String {
     if value.is_empty() || value.starts_with("//") {
         return mask_connection(line);
     }
-    let value_shown = if is_secret_key(key) && !value.trim_start().starts_with("${") {
+    let is_secret = is_secret_key(key) || is_cipher_key(key);
+    let value_shown = if is_secret && !value.trim_start().starts_with("${") {
         if value.trim().is_empty() { value.to_owned() } else { " ***".to_owned() }
     } else {
-        mask_connection(value)
+        mask_connection(&mask_flow(value))
     };
     format!("{key}:{value_shown}")
+}
+
+/// Whether a key is the `key` of an `encrypt` mapping.
+fn is_cipher_key(key: &str) -> bool {
+    let key = key.rsplit(['{', ',', '-', '[', ' ']).next().unwrap_or(key);
+    key.trim_matches(['"', '\'']) == "key"
+}
+
+/// Secrets in mappings that stand on one line: `{column: ssn, key: SECRET}`.
+fn mask_flow(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(": ") {
+        let name = before.rsplit(['{', ',']).next().unwrap_or(before);
+        out.push_str(before);
+        out.push_str(": ");
+        rest = after;
+        let value = after.trim_start();
+        if !(is_secret_key(name) || is_cipher_key(name)) || value.starts_with("${") {
+            continue;
+        }
+        let end = match value.chars().next() {
+            Some(quote @ ('"' | '\'')) => value[1..].find(quote).map(|at| at + 2),
+            _ => value.find([',', '}']),
+        };
+        out.push_str("***");
+        rest = &value[end.unwrap_or(value.len())..];
+    }
+    out + rest
 }
 
 /// Passwords in URLs (`scheme://user:PASSWORD@host`) and in `key=value` texts.
@@ -179,6 +209,12 @@ mod tests {
             ("  s: host=h password=hunter2 port=1", "  s: host=h password=*** port=1"),
             ("  - postgres://me:pw@h/db", "  - postgres://me:***@h/db"),
             ("  name: shop", "  name: shop"),
+            ("  key: c0ffee", "  key: ***"),
+            ("  - encrypt: {column: a, key: c0ffee}", "  - encrypt: {column: a, key: ***}"),
+            ("  - {encrypt: {\"key\": 'c0,}', to: b}}", "  - {encrypt: {\"key\": ***, to: b}}"),
+            ("  - encrypt: {key: ${KEY}, column: a}", "  - encrypt: {key: ${KEY}, column: a}"),
+            ("  primary_key: [id]", "  primary_key: [id]"),
+            ("  spec: {password: c0ffee, port: 1}", "  spec: {password: ***, port: 1}"),
         ] {
             assert_eq!(without_secrets(line), shown);
         }
