@@ -2,11 +2,13 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`destination`] | a destination connector as a destination of ours |
 //! | [`host`] | a connector as a process: found, run with its files, listened to, stopped |
 //! | [`protocol`] | the messages, and the catalogs and states that they carry |
 //! | [`records`] | JSON lines into Arrow rows by a stream's JSON Schema, and back |
 //! | [`source`] | a source connector as a source of ours |
 
+pub mod destination;
 pub mod host;
 pub mod protocol;
 pub mod records;
