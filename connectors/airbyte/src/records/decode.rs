@@ -122,9 +122,8 @@ pub struct Decoder {
 struct Row {
     /// Columns that have their value.
     filled: usize,
-    /// Entries of changes, as JSON, separated by commas.
-    changes: String,
-    changed: Vec<u32>,
+    /// Columns whose value could not be kept as it was.
+    changed: Vec<(u32, Fate)>,
     unknown: Vec<Slot>,
     meta: String,
 }
@@ -299,7 +298,6 @@ impl Decoder {
 
     fn begin(&mut self) {
         self.row.filled = 0;
-        self.row.changes.clear();
         self.row.changed.clear();
         self.row.unknown.clear();
     }
@@ -398,32 +396,23 @@ impl Decoder {
     /// the last value counts.
     #[inline(always)]
     fn fill(&mut self, index: u32, text: &str, at: usize) -> Scan<usize> {
-        let column = &mut self.columns[index as usize];
-        if column.len() > self.rows {
-            column.truncate(self.rows);
-            self.row.filled -= 1;
+        if self.columns[index as usize].len() > self.rows {
+            self.drop_value(index);
         }
-        let (end, fate) = column.push_json(text, at)?;
+        let (end, fate) = self.columns[index as usize].push_json(text, at)?;
         self.row.filled += 1;
         if fate != Fate::Kept {
-            self.change(index, fate);
+            self.row.changed.push((index, fate));
         }
         Ok(end)
     }
 
+    /// Takes back the value that a column has in this record.
     #[cold]
-    fn change(&mut self, index: u32, fate: Fate) {
-        let changes = &mut self.row.changes;
-        if !changes.is_empty() {
-            changes.push(',');
-        }
-        changes.push_str("{\"field\":");
-        push_json_string(changes, &self.labels[index as usize]);
-        let what = if fate == Fate::Nulled { "NULLED" } else { "TRUNCATED" };
-        changes.push_str(",\"change\":\"");
-        changes.push_str(what);
-        changes.push_str("\",\"reason\":\"SOURCE_SERIALIZATION_ERROR\"}");
-        self.row.changed.push(index);
+    fn drop_value(&mut self, index: u32) {
+        self.columns[index as usize].truncate(self.rows);
+        self.row.filled -= 1;
+        self.row.changed.retain(|(changed, _)| *changed != index);
     }
 
     #[cold]
@@ -452,8 +441,7 @@ impl Decoder {
     fn empty(&mut self, node: u32) {
         for index in self.nodes[node as usize].columns.clone() {
             if self.columns[index as usize].len() > self.rows {
-                self.columns[index as usize].truncate(self.rows);
-                self.row.filled -= 1;
+                self.drop_value(index);
             }
         }
         for (_, child) in self.nodes[node as usize].children.clone() {
@@ -471,7 +459,7 @@ impl Decoder {
                 column.push_null();
             }
         }
-        for index in &self.row.changed {
+        for (index, _) in &self.row.changed {
             self.changed[*index as usize] += 1;
         }
         for slot in &self.row.unknown {
@@ -494,9 +482,9 @@ impl Decoder {
             self.columns[*index as usize].push_text(record.line.as_bytes());
         }
         if !self.hidden.meta.is_empty()
-            && (record.changes.is_some() || !self.row.changes.is_empty())
+            && (record.changes.is_some() || !self.row.changed.is_empty())
         {
-            self.row.write_meta(record)?;
+            self.row.write_meta(record, &self.labels)?;
             self.bytes += self.row.meta.len();
             for index in &self.hidden.meta {
                 self.columns[*index as usize].push_text(self.row.meta.as_bytes());
@@ -508,7 +496,7 @@ impl Decoder {
 
 impl Row {
     /// The source's changes, then ours.
-    fn write_meta(&mut self, record: &Record<'_>) -> Scan<()> {
+    fn write_meta(&mut self, record: &Record<'_>, labels: &[String]) -> Scan<()> {
         self.meta.clear();
         self.meta.push_str("{\"changes\":[");
         if let Some(array) = record.changes.clone() {
@@ -519,11 +507,19 @@ impl Row {
             let inside = clean.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
             let inside = inside.ok_or(Broken)?.trim();
             self.meta.push_str(inside);
-            if !self.changes.is_empty() {
+        }
+        for (index, fate) in &self.changed {
+            if !self.meta.ends_with('[') {
                 self.meta.push(',');
             }
+            self.meta.push_str("{\"field\":");
+            push_json_string(&mut self.meta, &labels[*index as usize]);
+            self.meta.push_str(match fate {
+                Fate::Nulled => ",\"change\":\"NULLED\"",
+                _ => ",\"change\":\"TRUNCATED\"",
+            });
+            self.meta.push_str(",\"reason\":\"SOURCE_SERIALIZATION_ERROR\"}");
         }
-        self.meta.push_str(&self.changes);
         self.meta.push_str("]}");
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! | `string` | Utf8 |
 //! | `string`, `format: date` | Date32 |
 //! | `string`, `format: date-time` | Timestamp(µs, UTC); without zone by `airbyte_type: timestamp_without_timezone` |
-//! | `string`, `format: time` | Time64(µs); in UTC by `airbyte_type: time_with_timezone` |
+//! | `string`, `format: time` | Time64(µs) in UTC; on the wall by `airbyte_type: time_without_timezone` |
 //! | `object`, `array`, several types, none | Utf8, `arrow.json` |
 //!
 //! Every field is nullable: no source keeps its promise about that. Where Arrow does not say all
@@ -242,11 +242,11 @@ fn string(format: Option<&str>, airbyte: Option<&str>) -> Kind {
         (Some("date-time" | "datetime") | None, Some("timestamp_without_timezone")) => {
             Kind::Timestamp
         }
-        (Some("time") | None, Some("time_with_timezone")) => Kind::TimeUtc,
+        (Some("time") | None, Some("time_without_timezone")) => Kind::Time,
         (Some("date-time" | "datetime"), _) | (None, Some("timestamp_with_timezone")) => {
             Kind::TimestampUtc
         }
-        (Some("time"), _) | (None, Some("time_without_timezone")) => Kind::Time,
+        (Some("time"), _) | (None, Some("time_with_timezone")) => Kind::TimeUtc,
         _ => Kind::Text,
     }
 }
@@ -296,10 +296,10 @@ mod tests {
             (json!({"type": "string", "format": "date-time"}), Kind::TimestampUtc),
             (date_time("timestamp_with_timezone"), Kind::TimestampUtc),
             (date_time("timestamp_without_timezone"), Kind::Timestamp),
-            (json!({"type": "string", "format": "time"}), Kind::Time),
+            (json!({"type": "string", "format": "time"}), Kind::TimeUtc),
             (
-                json!({"type": "string", "format": "time", "airbyte_type": "time_with_timezone"}),
-                Kind::TimeUtc,
+                json!({"type": "string", "format": "time", "airbyte_type": "time_without_timezone"}),
+                Kind::Time,
             ),
             (json!({"type": "object", "properties": {"a": {"type": "string"}}}), Kind::Object),
             (json!({"type": ["null", "array"], "items": {}}), Kind::Array),
