@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use highwater_core::types::DEFINITION;
-use highwater_core::{Error, Plan, Result, SchemaChange, TableName, TablePlan, WriteMode};
+use highwater_core::{Error, Plan, Result, SchemaChange, Table, TableName, TablePlan, WriteMode};
 use highwater_sql::{Dialect, ddl, derived};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::catalog::{self, Definition, Relation, RelationKind, Selection, get};
 use crate::dialect::{PostgresDialect, declared, is_type_name};
 use crate::fit;
-use crate::replace;
+use crate::rebuild;
 use crate::session::{Session, literal, quote};
 
 /// The relation of that name, where it exists. A name without a namespace is in the first schema
@@ -161,6 +161,30 @@ pub(crate) async fn apply(
     Ok(ran)
 }
 
+/// Makes the history and the tombstones of a table that was written in another mode before.
+///
+/// # Errors
+/// As [`apply`].
+pub(crate) async fn make_history(session: &Session, table: &TablePlan) -> Result<()> {
+    if table.write_mode != WriteMode::AppendDedup
+        || find(session, &table.target.name).await?.is_none()
+    {
+        return Ok(());
+    }
+    for belonging in
+        [derived::history(table, &PostgresDialect), derived::tombstones(table, &PostgresDialect)]
+    {
+        if find(session, &belonging.name).await?.is_some() {
+            continue;
+        }
+        lock(session, &table.target.name).await?;
+        for statement in ddl::create_table(&PostgresDialect, &belonging, None)? {
+            run(session, table, &statement).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes the new table beside the old one, where the run is still to make the table anew: readers
 /// go on with the old one while rows come into the new one. `None` where that is done, or where
 /// it is made in place with the tables that belong to it.
@@ -210,7 +234,7 @@ pub(crate) async fn take_place(
     let name = with_schema(session, &table.target.name).await?;
     let drop = format!("DROP TABLE IF EXISTS {}", PostgresDialect.table(&name));
     run(session, table, &drop).await?;
-    replace::rename(session, &beside.target.name, &name).await?;
+    rebuild::rename(session, &beside.target.name, &name).await?;
     recreated.remember(session, plan, table).await
 }
 
@@ -218,18 +242,12 @@ pub(crate) async fn take_place(
 ///
 /// # Errors
 /// As [`apply`].
-pub(crate) async fn create_without_key(
-    session: &Session,
-    plan: &TablePlan,
-    name: &TableName,
-) -> Result<()> {
-    if let Some(schema) = &name.namespace {
+pub(crate) async fn create_without_key(session: &Session, plan: &TablePlan) -> Result<()> {
+    if let Some(schema) = &plan.target.name.namespace {
         make_schema(session, schema).await.map_err(|e| e.context("table", &plan.target.name))?;
     }
     create_types(session, plan, &mut Vec::new()).await?;
-    let mut table = (*plan.target).clone();
-    table.name = name.clone();
-    let statement = ddl::create_table_without_key(&PostgresDialect, &table, None)?;
+    let statement = ddl::create_table_without_key(&PostgresDialect, &plan.target, None)?;
     run(session, plan, &statement).await
 }
 
@@ -246,7 +264,11 @@ pub(crate) fn statements(plan: &TablePlan, change: &SchemaChange) -> Result<Vec<
     Ok(statements)
 }
 
-async fn run(session: &Session, plan: &TablePlan, statement: &str) -> Result<()> {
+/// Runs a statement that changes a table of the plan.
+///
+/// # Errors
+/// `Schema` when something depends on a table that is to be dropped; else as the server's.
+pub(crate) async fn run(session: &Session, plan: &TablePlan, statement: &str) -> Result<()> {
     let Err(error) = session.batch_execute(statement).await else { return Ok(()) };
     let database = error.as_db_error();
     if database.is_some_and(|error| *error.code() == SqlState::DEPENDENT_OBJECTS_STILL_EXIST) {
@@ -485,8 +507,8 @@ fn create_type(definition: &Definition) -> Option<String> {
 ///
 /// # Errors
 /// `Unsupported` when a column cannot be stored.
-pub(crate) fn takes_rows_as_planned(plan: &TablePlan, there: &Relation) -> Result<bool> {
-    for field in plan.target.schema.fields() {
+pub(crate) fn takes_rows_as_planned(planned: &Table, there: &Relation) -> Result<bool> {
+    for field in planned.schema.fields() {
         let wanted = PostgresDialect.column_type(field)?;
         let column = there.columns.iter().find(|column| column.name == *field.name());
         if column.is_none_or(|column| column.declared != wanted) {
@@ -496,8 +518,19 @@ pub(crate) fn takes_rows_as_planned(plan: &TablePlan, there: &Relation) -> Resul
     Ok(true)
 }
 
+/// Locks what a commit merges rows into against other writers, until the transaction ends.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn lock_merged(session: &Session, plan: &TablePlan) -> Result<()> {
+    let names = merged_tables(plan);
+    let names: Vec<String> = names.iter().map(|name| PostgresDialect.table(name)).collect();
+    let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", names.join(", "));
+    session.run("lock the table", &lock).await
+}
+
 /// The tables that belong to a planned table and that a commit locks against other writers.
-pub(crate) fn merged_tables(plan: &TablePlan) -> Vec<TableName> {
+fn merged_tables(plan: &TablePlan) -> Vec<TableName> {
     let mut names = vec![plan.target.name.clone()];
     if plan.write_mode == WriteMode::AppendDedup {
         names.push(derived::history(plan, &PostgresDialect).name);

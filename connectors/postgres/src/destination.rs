@@ -12,7 +12,7 @@ use highwater_core::{
     Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table, TableName, TablePlan,
     TableRecord, WriteMode, Writer,
 };
-use highwater_sql::{Dialect, merge};
+use highwater_sql::{Dialect, derived, merge};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::catalog::{self, Selection, get};
@@ -21,12 +21,13 @@ use crate::conninfo::Target;
 use crate::dialect::{PostgresDialect, STATE_SCHEMA};
 use crate::outcome;
 use crate::read_back;
-use crate::replace;
+use crate::rebuild;
 use crate::session::{Session, quote};
 use crate::store::{self, PostgresStore};
 use crate::stored;
 use crate::target::Connector;
 use crate::typmod;
+use crate::upkeep;
 use crate::writer::{PostgresWriter, check_fence, instant, seconds_before};
 
 /// What a sync needs, as one row: whether the session is read-only; what is lacking for the state
@@ -62,8 +63,8 @@ const RIGHTS: &str = "
 pub(crate) struct PostgresDestination {
     connector: Connector,
     store: PostgresStore,
-    /// Tables of `replace` that this run has swapped in.
-    replaced: Mutex<BTreeSet<TableName>>,
+    /// Tables that this run has finished.
+    finished: Mutex<BTreeSet<TableName>>,
     recreated: Recreated,
 }
 
@@ -74,20 +75,20 @@ impl PostgresDestination {
         Self {
             connector: Connector::new(target, schema),
             store,
-            replaced: Mutex::default(),
+            finished: Mutex::default(),
             recreated: Recreated::default(),
         }
     }
 
-    /// Whether this run has swapped the table in: another time there is nothing to swap.
-    async fn is_replaced(
+    /// Whether this run has finished the table: another time there is nothing to swap or sweep.
+    async fn was_finished(
         &self,
         session: &Session,
         plan: &Plan,
         table: &TablePlan,
         fence: &Fence,
     ) -> Result<bool> {
-        if self.replaced.lock().is_ok_and(|replaced| replaced.contains(table.name())) {
+        if self.finished.lock().is_ok_and(|finished| finished.contains(table.name())) {
             return Ok(true);
         }
         if !plan.state_with_data {
@@ -102,6 +103,7 @@ impl PostgresDestination {
         outcome::is_finished(&session, backend, fence, table.name()).await
     }
 
+    /// What [`Destination::finish`] does to a table in its transaction.
     async fn apply(
         &self,
         session: &Session,
@@ -109,27 +111,54 @@ impl PostgresDestination {
         table: &TablePlan,
         fence: &Fence,
     ) -> Result<Committed> {
-        match table.write_mode {
-            WriteMode::Replace => {
-                if !self.is_replaced(session, plan, table, fence).await? {
-                    replace::swap(session, plan, table).await?;
-                }
-                Ok(Committed::default())
+        let finished = self.was_finished(session, plan, table, fence).await?;
+        if table.rebuild {
+            if !finished {
+                rebuild::swap(session, plan, table, fence).await?;
             }
-            WriteMode::OverwriteDeleteStale if table.read_mode == ReadMode::FullRefresh => {
-                delete_stale(session, plan, table).await
+        } else {
+            if !table.changes.is_empty() {
+                changes::lock(session, &table.target.name).await?;
             }
-            WriteMode::AppendDedup => {
-                if let Some(seconds) = table.history_retention_seconds {
-                    let before = seconds_before(plan.started_at, seconds);
-                    let statement = merge::prune_history(&PostgresDialect, table, instant);
-                    let pruned = session.execute(&statement, &[&before]).await;
-                    pruned.map_err(|e| session.error("prune the history", e))?;
-                }
-                Ok(Committed::default())
-            }
-            _ => Ok(Committed::default()),
+            // A table that no partition was read of has no writer that would have made it.
+            changes::apply(session, plan, table, &self.recreated).await?;
+            changes::make_history(session, table).await?;
         }
+        let mut committed = Committed::default();
+        if table.write_mode == WriteMode::OverwriteDeleteStale
+            && table.read_mode == ReadMode::FullRefresh
+        {
+            committed += delete_stale(session, plan, table).await?;
+        }
+        if derived::remembers_keys(table) && !finished {
+            committed.deleted += upkeep::end_sweep(session, plan, table, fence).await?;
+        }
+        if let (WriteMode::AppendDedup, Some(seconds)) =
+            (table.write_mode, table.history_retention_seconds)
+        {
+            let before = seconds_before(plan.started_at, seconds);
+            let statement = merge::prune_history(&PostgresDialect, table, instant);
+            let pruned = session.execute(&statement, &[&before]).await;
+            pruned.map_err(|e| session.error("prune the history", e))?;
+        }
+        Ok(committed)
+    }
+
+    /// Does `work` in one transaction, under the fence.
+    async fn in_transaction<T>(
+        &self,
+        plan: &Plan,
+        fence: &Fence,
+        work: impl AsyncFnOnce(&Session) -> Result<T>,
+    ) -> Result<T> {
+        let session = self.connector.writer_session(fence).await?;
+        session.run("begin", "BEGIN").await?;
+        if plan.state_with_data {
+            check_fence(&session, fence).await?;
+        }
+        let done = work(&session).await?;
+        session.run("commit", "COMMIT").await?;
+        Ok(done)
     }
 }
 
@@ -284,23 +313,20 @@ impl Destination for PostgresDestination {
         if plan.state_with_data {
             check_fence(&session, fence).await?;
         }
-        if table.write_mode != WriteMode::Replace {
-            if !table.changes.is_empty() {
-                changes::lock(&session, &table.target.name).await?;
-            }
-            // A table that no partition was read of has no writer that would have made it.
-            changes::apply(&session, plan, table, &self.recreated).await?;
-        }
         let committed = self.apply(&session, plan, table, fence).await?;
         if plan.state_with_data {
             let there = changes::find(&session, &table.target.name).await?;
             let record = TableRecord {
                 identity: there.map(|there| there.oid.to_string()),
                 columns: table.target.column_names().map(str::to_owned).collect(),
-                rows_total: 0,
+                // Records of deletions have taken numbers of the arrival order.
+                rows_total: if derived::remembers_keys(table) { committed.deleted } else { 0 },
                 finished_epoch: Some(fence.epoch),
                 finished_at: Some(plan.started_at),
-                ..TableRecord::default()
+                generation: table.generation,
+                finished_generation: Some(table.generation),
+                rebuild: false,
+                swept_at: table.sweep.then_some(plan.started_at),
             };
             store::save_record(&session, fence, table.name(), &record).await?;
         }
@@ -313,8 +339,8 @@ impl Destination for PostgresDestination {
                 return Err(error);
             }
         }
-        if let Ok(mut replaced) = self.replaced.lock() {
-            replaced.insert(table.name().clone());
+        if let Ok(mut finished) = self.finished.lock() {
+            finished.insert(table.name().clone());
         }
         Ok(committed)
     }
@@ -323,6 +349,18 @@ impl Destination for PostgresDestination {
         let session = self.connector.session().await?;
         let read = |output| read_back::all(session, table, output);
         highwater_sql::read_back::send_as(table, &output, read).await
+    }
+
+    async fn compact_history(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<u64> {
+        self.in_transaction(plan, fence, async |session| upkeep::compact(session, table).await)
+            .await
+    }
+
+    async fn clear(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        self.in_transaction(plan, fence, async |session| {
+            upkeep::clear(session, plan, table, fence).await
+        })
+        .await
     }
 
     fn state_store(&self) -> Option<&dyn StateStore> {

@@ -3,8 +3,8 @@
 //! Start at [`PostgresConnector`]. Reading: `source` decides what is read, `horizon` what is new,
 //! `read` runs the COPY, `tuples` and `decode` turn its bytes into Arrow. Writing: `destination`
 //! answers the engine, `writer` takes rows and commits them, `load` and `encode` send them,
-//! `changes` alters tables, `replace` and `keys` make new ones, `store` keeps the state. `types`,
-//! `stored` and `catalog` say what a table is. `conninfo`, `passfile`, `tls` and `session` are
+//! `changes` alters tables, `rebuild` and `keys` make new ones, `upkeep` looks after whole tables,
+//! `store` keeps the state. `types`, `stored` and `catalog` say what a table is. `conninfo`, `passfile`, `tls` and `session` are
 //! about the connection.
 
 mod catalog;
@@ -24,7 +24,7 @@ mod outcome;
 mod passfile;
 mod read;
 mod read_back;
-mod replace;
+mod rebuild;
 mod rights;
 mod session;
 mod source;
@@ -36,6 +36,7 @@ mod tls;
 mod tuples;
 mod types;
 mod typmod;
+mod upkeep;
 mod writer;
 
 use async_trait::async_trait;

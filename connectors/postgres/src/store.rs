@@ -7,9 +7,10 @@
 
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
+use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
     Checkpoint, Cursor, CursorKey, Error, Fence, Instant, Lease, LeaseRequest, Result, State,
-    StateStore, TableName, TableRecord,
+    StateStore, TableName, TablePlan, TableRecord,
 };
 use highwater_sql::Dialect;
 use highwater_sql::state::{StateSql, fenced, key_columns, key_from_columns};
@@ -23,6 +24,7 @@ use crate::catalog::get;
 use crate::changes;
 use crate::conninfo::Target;
 use crate::dialect::{PostgresDialect, STATE_SCHEMA};
+use crate::rebuild;
 use crate::session::{Session, literal};
 
 const SQL: StateSql<'static> = StateSql(&PostgresDialect);
@@ -102,16 +104,36 @@ impl PostgresStore {
         Ok(None)
     }
 
+    /// Makes the state tables, or gives those of an older version what they lack.
     async fn create(&self) -> Result<()> {
         if let Some(transaction) = self.begin_if_exists().await? {
-            return transaction.commit().await;
+            let present = columns_of_tables(&transaction.session).await?;
+            let is_complete = SQL.upgrade().iter().all(|(column, _)| has(&present, column));
+            transaction.commit().await?;
+            return if is_complete { Ok(()) } else { self.upgrade().await };
         }
-        let transaction = self.begin().await?;
-        let lock = format!("SELECT pg_advisory_xact_lock({CREATION_LOCK})");
-        transaction.session.run("create the state tables", &lock).await?;
+        let transaction = self.begin_creation().await?;
         changes::make_schema(&transaction.session, STATE_SCHEMA).await?;
         let statements = SQL.create().join("; ");
         transaction.session.run("create the state tables", &statements).await?;
+        transaction.commit().await
+    }
+
+    /// A transaction in which nobody else creates or upgrades the state tables.
+    async fn begin_creation(&self) -> Result<Transaction<'_>> {
+        let transaction = self.begin().await?;
+        let lock = format!("SELECT pg_advisory_xact_lock({CREATION_LOCK})");
+        transaction.session.run("create the state tables", &lock).await?;
+        Ok(transaction)
+    }
+
+    async fn upgrade(&self) -> Result<()> {
+        let transaction = self.begin_creation().await?;
+        let present = columns_of_tables(&transaction.session).await?;
+        for (_, statement) in SQL.upgrade().iter().filter(|(column, _)| !has(&present, column)) {
+            let upgraded = transaction.session.run("upgrade the state tables", statement).await;
+            upgraded.map_err(|error| error.context("schema", STATE_SCHEMA))?;
+        }
         transaction.commit().await
     }
 
@@ -138,18 +160,11 @@ impl PostgresStore {
             let key = key_from_columns(&namespace, &name, &partition);
             state.cursors.insert(key, Cursor(parse(&position)?));
         }
-        for row in transaction.rows(&SQL.tables(), &[&sync]).await? {
-            let (namespace, name, columns): (String, String, String) =
-                (get(&row, 0)?, get(&row, 1)?, get(&row, 3)?);
-            let record = TableRecord {
-                identity: get(&row, 2)?,
-                columns: parse(&columns)?,
-                rows_total: unsigned(get(&row, 4)?),
-                finished_epoch: get::<Option<i64>>(&row, 5)?.map(unsigned),
-                finished_at: get::<Option<i64>>(&row, 6)?.map(Instant),
-                ..TableRecord::default()
-            };
-            state.tables.insert(table_from_columns(&namespace, &name), record);
+        let present = columns_of_tables(&transaction.session).await?;
+        let statement = SQL.tables(|column| has(&present, column));
+        for row in transaction.rows(&statement, &[&sync]).await? {
+            let (table, record) = record(&row)?;
+            state.tables.insert(table, record);
         }
         Ok(state)
     }
@@ -181,6 +196,7 @@ impl StateStore for PostgresStore {
         let epoch: i64 = get(row, 0)?;
         transaction.run(&SQL.forget_sequences(), &[&sync, &epoch]).await?;
         let mut state = Self::state(&transaction, sync).await?;
+        rebuild::drop_leftovers(&transaction.session, sync, &state).await?;
         transaction.commit().await?;
         crash::at(CrashPoint::LeaseTaken);
         state.fence = Some(Fence { sync: sync.to_owned(), epoch: unsigned(epoch) });
@@ -258,6 +274,16 @@ impl StateStore for PostgresStore {
         }
         transaction.commit().await
     }
+
+    async fn refresh(&self, fence: &Fence, table: &TableName, rebuild: bool) -> Result<()> {
+        let transaction = self.begin().await?;
+        transaction.check_fence(fence).await?;
+        let (namespace, name) = table_columns(table);
+        let (sync, rebuild) = (&fence.sync, i16::from(rebuild));
+        transaction.run(&SQL.forget_cursors(), &[sync, &namespace, &name]).await?;
+        transaction.run(&SQL.next_generation(), &[sync, &namespace, &name, &rebuild]).await?;
+        transaction.commit().await
+    }
 }
 
 /// Writes cursors in the session's open transaction.
@@ -282,7 +308,7 @@ pub(crate) async fn save_cursors(
 }
 
 /// Writes what is remembered of a table in the session's open transaction; `rows_total` is added
-/// to what is there.
+/// to what is there. A table that is finished has no position of a full refresh any more.
 pub(crate) async fn save_record(
     session: &Session,
     fence: &Fence,
@@ -291,16 +317,31 @@ pub(crate) async fn save_record(
 ) -> Result<()> {
     let (namespace, name) = table_columns(table);
     let columns = text(&record.columns)?;
-    let rows = signed(record.rows_total);
+    let (rows, generation) = (signed(record.rows_total), signed(record.generation));
+    let rebuild = i16::from(record.rebuild);
     let failed = |e| session.error("save the table's record", e);
-    let parameters: [&(dyn ToSql + Sync); 6] =
-        [&fence.sync, &namespace, &name, &record.identity, &columns, &rows];
+    let parameters: [&(dyn ToSql + Sync); 8] =
+        [&fence.sync, &namespace, &name, &record.identity, &columns, &rows, &generation, &rebuild];
     session.execute(&SQL.save_table(), &parameters).await.map_err(failed)?;
     if let (Some(epoch), Some(at)) = (record.finished_epoch, record.finished_at) {
-        let epoch = signed(epoch);
+        let (epoch, swept) = (signed(epoch), record.swept_at.map(|at| at.0));
+        let generation = record.finished_generation.map(signed);
         let parameters: [&(dyn ToSql + Sync); 7] =
-            [&fence.sync, &namespace, &name, &record.identity, &columns, &epoch, &at.0];
+            [&fence.sync, &namespace, &name, &epoch, &at.0, &generation, &swept];
         session.execute(&SQL.finish_table(), &parameters).await.map_err(failed)?;
+        let parameters: [&(dyn ToSql + Sync); 4] = [&fence.sync, &namespace, &name, &FULL_REFRESH];
+        session.execute(&SQL.forget_cursor(), &parameters).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Forgets the cursors and the record of a table in the session's open transaction.
+pub(crate) async fn forget(session: &Session, fence: &Fence, table: &TableName) -> Result<()> {
+    let (namespace, name) = table_columns(table);
+    let parameters: [&(dyn ToSql + Sync); 3] = [&fence.sync, &namespace, &name];
+    for statement in [SQL.forget_cursors(), SQL.forget_table()] {
+        let forgotten = session.execute(&statement, &parameters).await;
+        forgotten.map_err(|e| session.error("forget the table", e))?;
     }
     Ok(())
 }
@@ -311,13 +352,69 @@ pub(crate) async fn finished_epoch(
     fence: &Fence,
     table: &TableName,
 ) -> Result<Option<u64>> {
-    let rows = session.query(&SQL.tables(), &[&fence.sync]).await;
-    for row in rows.map_err(|e| session.error("read the table's record", e))? {
-        if table_from_columns(get(&row, 0)?, get(&row, 1)?) == *table {
-            return Ok(get::<Option<i64>>(&row, 5)?.map(unsigned));
+    let (namespace, name) = table_columns(table);
+    let rows = session.query(&SQL.finished_epoch(), &[&fence.sync, &namespace, &name]).await;
+    let rows = rows.map_err(|e| session.error("read the table's record", e))?;
+    let found = rows.first().map(|row| get::<Option<i64>>(row, 0)).transpose()?.flatten();
+    Ok(found.map(unsigned))
+}
+
+/// Whether the state says that the plan's generation has begun to be rebuilt, and that rows of it
+/// need not be read again: they have to be in the tables beside.
+pub(crate) async fn is_begun(session: &Session, fence: &Fence, table: &TablePlan) -> Result<bool> {
+    let failed = |e| session.error("read the table's record", e);
+    let rows = session.query(&SQL.tables(|_| true), &[&fence.sync]).await.map_err(failed)?;
+    let mut is_begun = false;
+    for row in &rows {
+        let (name, record) = record(row)?;
+        is_begun |= name == *table.name()
+            && record.rebuild
+            && record.generation == table.generation
+            && record.finished_generation != Some(table.generation);
+    }
+    if !is_begun {
+        return Ok(false);
+    }
+    let rows = session.query(&SQL.cursors(), &[&fence.sync]).await.map_err(failed)?;
+    for row in &rows {
+        if table_from_columns(get(row, 0)?, get(row, 1)?) == *table.name() {
+            return Ok(true);
         }
     }
-    Ok(None)
+    Ok(false)
+}
+
+/// The columns of `tables`, as they are: an older version made fewer.
+async fn columns_of_tables(session: &Session) -> Result<Vec<String>> {
+    let table = literal(&PostgresDialect.internal("tables"));
+    let statement = format!(
+        "SELECT attname::text FROM pg_catalog.pg_attribute \
+         WHERE attrelid = pg_catalog.to_regclass({table}) AND attnum > 0 AND NOT attisdropped"
+    );
+    let rows = session.query(&statement, &[]).await;
+    let rows = rows.map_err(|e| session.error("read the state", e))?;
+    rows.iter().map(|row| get(row, 0)).collect()
+}
+
+fn has(columns: &[String], column: &str) -> bool {
+    columns.iter().any(|present| present == column)
+}
+
+/// A row of `tables`.
+fn record(row: &Row) -> Result<(TableName, TableRecord)> {
+    let columns: &str = get(row, 3)?;
+    let record = TableRecord {
+        identity: get(row, 2)?,
+        columns: parse(columns)?,
+        rows_total: unsigned(get(row, 4)?),
+        finished_epoch: get::<Option<i64>>(row, 5)?.map(unsigned),
+        finished_at: get::<Option<i64>>(row, 6)?.map(Instant),
+        generation: unsigned(get(row, 7)?),
+        finished_generation: get::<Option<i64>>(row, 8)?.map(unsigned),
+        rebuild: get::<i16>(row, 9)? != 0,
+        swept_at: get::<Option<i64>>(row, 10)?.map(Instant),
+    };
+    Ok((table_from_columns(get(row, 0)?, get(row, 1)?), record))
 }
 
 /// The `application_name` of a session that writes under this fence: a newer run finds it by the

@@ -19,16 +19,19 @@ use highwater_core::{
     Plan, Result, SchemaChange, TableName, TablePlan, WriteMode, Writer,
 };
 use highwater_sql::state::{StateSql, fenced};
-use highwater_sql::{Dialect, ddl};
+use highwater_sql::{Dialect, ddl, derived};
 
 use crate::changes::{self, Recreated};
 use crate::dialect::{PostgresDialect, is_cast};
 use crate::outcome;
-use crate::replace;
+use crate::rebuild;
 use crate::session::Session;
 use crate::store::epoch;
 use crate::target::Connector;
+use crate::upkeep;
 use open::{Loaded, Open, Way};
+
+pub(crate) use commit::first_sequence;
 
 const SQL: StateSql<'static> = StateSql(&PostgresDialect);
 
@@ -36,6 +39,8 @@ const SQL: StateSql<'static> = StateSql(&PostgresDialect);
 pub(crate) struct PostgresWriter {
     connector: Connector,
     plan: Arc<Plan>,
+    /// The plan by which rows are written: that of the tables beside where it is a rebuild.
+    written: Arc<Plan>,
     fence: Fence,
     /// Tables that the run has made anew.
     recreated: Recreated,
@@ -65,6 +70,7 @@ impl PostgresWriter {
         Self {
             connector,
             plan: Arc::new(plan.clone()),
+            written: Arc::new(written(plan)),
             fence: fence.clone(),
             recreated,
             tables: partition.tables.clone(),
@@ -76,14 +82,15 @@ impl PostgresWriter {
         }
     }
 
+    /// How rows of a table are written.
     fn table(&self, name: &TableName) -> Result<&TablePlan> {
-        self.plan.tables.get(name).ok_or_else(|| {
+        self.written.tables.get(name).ok_or_else(|| {
             Error::internal("Rows of a table that is not planned").context("table", name)
         })
     }
 
-    /// The planned tables of the partition.
-    fn planned(&self) -> Result<Vec<TablePlan>> {
+    /// How the tables of the partition are written.
+    fn tables(&self) -> Result<Vec<TablePlan>> {
         self.tables.iter().map(|name| self.table(name).cloned()).collect()
     }
 
@@ -103,23 +110,31 @@ impl PostgresWriter {
     /// A session, with everything that has to be there before the first transaction.
     async fn connect(&self) -> Result<(Session, i32)> {
         let session = self.connector.writer_session(&self.fence).await?;
-        for table in self.planned()? {
+        for table in self.tables()? {
             changes::add_labels(&session, &table).await?;
-            if table.write_mode != WriteMode::Replace {
-                // A table that is dropped need not fit.
-                if !table.changes.contains(&SchemaChange::Recreate) {
-                    changes::check_existing(&session, &table).await?;
-                }
-            } else {
-                session.run("begin", "BEGIN").await?;
-                self.check_fence(&session).await?;
-                replace::prepare(&session, &self.plan, &table).await?;
+            let planned = self.plan.tables.get(table.name()).unwrap_or(&table);
+            if planned.rebuild {
+                self.begin_fenced(&session).await?;
+                rebuild::ensure(&session, &self.plan, planned, &self.fence).await?;
                 session.run("commit", "COMMIT").await?;
                 crash::at(CrashPoint::StageCreated);
+            } else if !table.changes.contains(&SchemaChange::Recreate) {
+                // A table that is dropped need not fit.
+                changes::check_existing(&session, &table).await?;
+            }
+            if derived::remembers_keys(&table) {
+                self.begin_fenced(&session).await?;
+                upkeep::remember_keys(&session, &self.plan, &table).await?;
+                session.run("commit", "COMMIT").await?;
             }
         }
         let backend = outcome::backend(&session).await?;
         Ok((session, backend))
+    }
+
+    async fn begin_fenced(&self, session: &Session) -> Result<()> {
+        session.run("begin", "BEGIN").await?;
+        self.check_fence(session).await
     }
 
     /// # Errors
@@ -191,7 +206,7 @@ impl PostgresWriter {
     /// Decides where the rows of a table go, and makes the table that they go to.
     async fn prepare(&self, open: &mut Open, table: &TablePlan) -> Result<Loaded> {
         if let Some((into, way)) = self.direct(open, table).await? {
-            return Ok(Loaded { into, way, rows: 0 });
+            return Ok(Loaded::new(into, way));
         }
         let into = format!("\"pg_temp\".\"_highwater_stage_{}\"", open.stagings);
         open.stagings += 1;
@@ -208,7 +223,7 @@ impl PostgresWriter {
         }
         let statement = format!("CREATE TEMP TABLE {into} ({columns}) ON COMMIT DROP");
         session.run("make a staging table", &statement.replace("\"pg_temp\".", "")).await?;
-        Ok(Loaded { into, way: Way::Staged, rows: 0 })
+        Ok(Loaded::new(into, Way::Staged))
     }
 
     /// The table itself, where rows may be sent straight into it.
@@ -217,11 +232,7 @@ impl PostgresWriter {
         if table.target.schema.fields().iter().any(|field| is_cast(field)) {
             return Ok(None);
         }
-        if table.write_mode == WriteMode::Replace {
-            let name = replace::new_table(session, table).await?;
-            return Ok(Some((PostgresDialect.table(&name), Way::Direct)));
-        }
-        if table.write_mode == WriteMode::AppendDedup {
+        if derived::is_ordered(table.write_mode) {
             return Ok(None);
         }
         let into = PostgresDialect.table(&table.target.name);
@@ -229,7 +240,7 @@ impl PostgresWriter {
         let pending = self.has_changes(open, table);
         if let Some(there) = there {
             let fits = !pending && !is_keyed(table);
-            return Ok((fits && changes::takes_rows_as_planned(table, &there)?)
+            return Ok((fits && changes::takes_rows_as_planned(&table.target, &there)?)
                 .then_some((into, Way::Direct)));
         }
         let creates = pending && table.changes.contains(&SchemaChange::CreateTable);
@@ -241,7 +252,7 @@ impl PostgresWriter {
         if !changes::try_schema(session, &table.target.name).await? {
             return Ok(None);
         }
-        changes::create_without_key(session, table, &table.target.name).await?;
+        changes::create_without_key(session, table).await?;
         Ok(Some((into, Way::New)))
     }
 }
@@ -297,6 +308,15 @@ pub(crate) fn instant(parameter: &str) -> String {
 pub(crate) fn seconds_before(instant: Instant, seconds: u64) -> i64 {
     let micros = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
     instant.0.saturating_sub(micros)
+}
+
+/// The plan by which rows are written.
+fn written(plan: &Plan) -> Plan {
+    let mut written = plan.clone();
+    for table in written.tables.values_mut().filter(|table| table.rebuild) {
+        *table = rebuild::beside(table);
+    }
+    written
 }
 
 /// Whether rows are matched by a key.

@@ -209,10 +209,14 @@ impl StateSql<'_> {
     /// of names. `has` says whether a column of [`Self::upgrade`] is there: of a state that was
     /// made by an older version what is missing comes as its default.
     pub fn tables(&self, has: impl Fn(&str) -> bool) -> String {
-        let newer = NEWER_COLUMNS.map(|(column, definition)| match has(column) {
-            true => column.to_owned(),
-            false if definition.ends_with("DEFAULT 0") => format!("0 AS {column}"),
-            false => format!("NULL AS {column}"),
+        let newer = NEWER_COLUMNS.map(|(column, definition)| {
+            let default = if definition.ends_with("DEFAULT 0") { "0" } else { "NULL" };
+            // A literal would have another type than the column.
+            let column_type = definition.split(' ').next().unwrap_or(definition);
+            match has(column) {
+                true => column.to_owned(),
+                false => format!("CAST({default} AS {column_type}) AS {column}"),
+            }
         });
         format!(
             "SELECT table_namespace, table_name, identity, columns, rows_total, finished_epoch, \

@@ -3,8 +3,8 @@
 
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
-    Checkpoint, Committed, CommittedTables, Error, ErrorKind, Result, TablePlan, TableRecord,
-    WriteMode,
+    Checkpoint, Committed, CommittedTables, Error, ErrorKind, Fence, Plan, Result, TablePlan,
+    TableRecord, WriteMode,
 };
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::table_columns;
@@ -19,9 +19,9 @@ use crate::dialect::PostgresDialect;
 use crate::fit;
 use crate::keys;
 use crate::outcome;
-use crate::replace;
 use crate::session::{Session, quote};
 use crate::store::{self, epoch};
+use crate::upkeep;
 
 impl PostgresWriter {
     pub(super) async fn try_commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
@@ -31,7 +31,7 @@ impl PostgresWriter {
         }
         open.finish_load().await?;
         crash::at(CrashPoint::StageRows);
-        let tables = self.planned()?;
+        let tables = self.tables()?;
         for table in tables.iter().filter(|table| self.has_changes(&open, table)) {
             changes::lock(&open.session, &table.target.name).await?;
         }
@@ -73,7 +73,10 @@ impl PostgresWriter {
     /// Makes the planned changes of a table, unless that is done or the rows made the table.
     pub(super) async fn change(&self, open: &mut Open, table: &TablePlan) -> Result<()> {
         let new = open.loads.get(table.name()).is_some_and(|loaded| loaded.way == Way::New);
-        if table.write_mode == WriteMode::Replace || new || !self.has_changes(open, table) {
+        if !self.changed.contains(table.name()) {
+            changes::make_history(&open.session, table).await?;
+        }
+        if new || !self.has_changes(open, table) {
             return Ok(());
         }
         let (session, plan) = (&open.session, &self.plan);
@@ -107,15 +110,17 @@ impl PostgresWriter {
             return Ok(());
         }
         let session = &open.session;
-        for table in tables {
+        for written in tables {
+            let table = self.plan.tables.get(written.name()).unwrap_or(written);
             let there = changes::find(session, &table.target.name).await?;
+            let rows = open.loads.get(table.name()).map_or(0, |loaded| loaded.rows)
+                + open.settled_rows.get(table.name()).copied().unwrap_or(0);
             let record = TableRecord {
                 identity: there.map(|there| there.oid.to_string()),
                 columns: table.target.column_names().map(str::to_owned).collect(),
-                rows_total: open.loads.get(table.name()).map_or(0, |loaded| loaded.rows)
-                    + open.settled_rows.get(table.name()).copied().unwrap_or(0),
-                finished_epoch: None,
-                finished_at: None,
+                rows_total: self.counted(session, written, rows).await?,
+                generation: table.generation,
+                rebuild: table.rebuild,
                 ..TableRecord::default()
             };
             store::save_record(session, &self.fence, table.name(), &record).await?;
@@ -126,6 +131,19 @@ impl PostgresWriter {
             [&self.fence.sync, &self.name, &epoch, &sequence];
         let saved = session.execute(&SQL.save_sequence(), &parameters).await;
         saved.map(drop).map_err(|e| session.error("save the number of the commit", e))
+    }
+
+    /// How many of the rows of this commit the state counts. Where it has forgotten what is in a
+    /// history, or has never known, those count too: the numbers of the arrival order go on.
+    async fn counted(&self, session: &Session, table: &TablePlan, rows: u64) -> Result<u64> {
+        let is_first = table.write_mode == WriteMode::AppendDedup
+            && self.sequence == 0
+            && rows_total(session, &self.plan, table, &self.fence).await?.is_none();
+        if !is_first {
+            return Ok(rows);
+        }
+        let next = after_history(session, table).await?;
+        Ok(rows.max(u64::try_from(next).unwrap_or(0)))
     }
 
     /// Commits, and finds out what happened if the reply is lost.
@@ -163,7 +181,7 @@ impl PostgresWriter {
         table: &TablePlan,
         loaded: &Loaded,
     ) -> Result<Option<Relation>> {
-        if loaded.way != Way::Staged || table.write_mode == WriteMode::Replace {
+        if loaded.way != Way::Staged {
             return Ok(None);
         }
         let there = changes::find(session, &table.target.name).await?;
@@ -184,6 +202,9 @@ impl PostgresWriter {
             Way::Direct => Ok(Committed { written: rows, ..Committed::default() }),
             Way::New => {
                 let folded = keys::add(session, &table.target).await?;
+                if derived::remembers_keys(table) {
+                    upkeep::remember_all(session, table).await?;
+                }
                 let written = rows.saturating_sub(folded);
                 Ok(Committed { written, unchanged: folded, deleted: 0 })
             }
@@ -199,16 +220,17 @@ impl PostgresWriter {
         loaded: &Loaded,
     ) -> Result<Committed> {
         const ANALYZED_ROWS: u64 = 1000;
-        let names = changes::merged_tables(table);
-        let names: Vec<String> = names.iter().map(|name| PostgresDialect.table(name)).collect();
-        let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", names.join(", "));
-        session.run("lock the table", &lock).await?;
+        changes::lock_merged(session, table).await?;
         if loaded.rows >= ANALYZED_ROWS {
             session.run("count staged rows", &format!("ANALYZE {}", loaded.into)).await?;
         }
-        let first = self.first_sequence(session, table).await?;
+        let first = first_sequence(session, &self.plan, table, &self.fence).await?;
         let (mut written, mut deleted) = (0, 0);
         for step in merge::steps(&PostgresDialect, table, &loaded.into, instant) {
+            // Without a deletion there is no need to look through the whole table for its row.
+            if step.counts == Counts::Deleted && !loaded.deletes {
+                continue;
+            }
             let parameters: &[&(dyn ToSql + Sync)] =
                 if step.parameters { &[&first, &self.plan.started_at.0] } else { &[] };
             let affected = session.execute(step.sql.as_str(), parameters).await.map_err(|e| {
@@ -226,30 +248,54 @@ impl PostgresWriter {
         let unchanged = loaded.rows.saturating_sub(written + deleted);
         Ok(Committed { written, unchanged, deleted })
     }
+}
 
-    /// The arrival order of the first row of this commit in the history.
-    async fn first_sequence(&self, session: &Session, table: &TablePlan) -> Result<i64> {
-        if table.write_mode != WriteMode::AppendDedup {
-            return Ok(0);
-        }
-        let failed = |e| session.error("read the arrival order", e);
-        if self.plan.state_with_data {
-            let (namespace, name) = table_columns(table.name());
-            let parameters: [&(dyn ToSql + Sync); 3] = [&self.fence.sync, &namespace, &name];
-            let rows = session.query(&SQL.rows_total(), &parameters).await.map_err(failed)?;
-            if let Some(row) = rows.first() {
-                return get(row, 0);
-            }
-        }
-        let history = derived::history(table, &PostgresDialect);
-        let statement = format!(
-            "SELECT coalesce(max({}) + 1, 0)::int8 FROM {}",
-            quote(derived::SEQUENCE),
-            PostgresDialect.table(&history.name)
-        );
-        let row = session.query_one(&statement, &[]).await.map_err(failed)?;
-        get(&row, 0)
+/// The arrival order of the next row in the history.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn first_sequence(
+    session: &Session,
+    run: &Plan,
+    table: &TablePlan,
+    fence: &Fence,
+) -> Result<i64> {
+    if table.write_mode != WriteMode::AppendDedup {
+        return Ok(0);
     }
+    match rows_total(session, run, table, fence).await? {
+        Some(total) => Ok(total),
+        None => after_history(session, table).await,
+    }
+}
+
+/// How many rows of a table this sync has committed, as far as the state is here and knows.
+async fn rows_total(
+    session: &Session,
+    run: &Plan,
+    table: &TablePlan,
+    fence: &Fence,
+) -> Result<Option<i64>> {
+    if !run.state_with_data {
+        return Ok(None);
+    }
+    let (namespace, name) = table_columns(table.name());
+    let parameters: [&(dyn ToSql + Sync); 3] = [&fence.sync, &namespace, &name];
+    let rows = session.query(&SQL.rows_total(), &parameters).await;
+    let rows = rows.map_err(|e| session.error("read the arrival order", e))?;
+    rows.first().map(|row| get(row, 0)).transpose()
+}
+
+/// The arrival order that the history says comes next.
+async fn after_history(session: &Session, table: &TablePlan) -> Result<i64> {
+    let history = derived::history(table, &PostgresDialect);
+    let statement = format!(
+        "SELECT coalesce(max({}) + 1, 0)::int8 FROM {}",
+        quote(derived::SEQUENCE),
+        PostgresDialect.table(&history.name)
+    );
+    let row = session.query_one(&statement, &[]).await;
+    get(&row.map_err(|e| session.error("read the arrival order", e))?, 0)
 }
 
 /// Adds to an error about values the table, and its columns that are not as planned.
@@ -264,10 +310,6 @@ fn refused(error: Error, plan: &TablePlan, there: Option<&Relation>) -> Error {
 
 /// Adds staged rows in the order of their arrival.
 async fn add_staged(session: &Session, table: &TablePlan, loaded: &Loaded) -> Result<Committed> {
-    let target = match table.write_mode {
-        WriteMode::Replace => replace::new_table(session, table).await?,
-        _ => table.target.name.clone(),
-    };
     let names: Vec<_> = table.target.column_names().collect();
     let values: Vec<String> = table
         .target
@@ -278,7 +320,7 @@ async fn add_staged(session: &Session, table: &TablePlan, loaded: &Loaded) -> Re
         .collect();
     let statement = format!(
         "INSERT INTO {} ({}) SELECT {} FROM {} ORDER BY {}",
-        PostgresDialect.table(&target),
+        PostgresDialect.table(&table.target.name),
         ddl::quoted(&PostgresDialect, &names),
         values.join(", "),
         loaded.into,

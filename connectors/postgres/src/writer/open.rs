@@ -52,6 +52,14 @@ pub(super) struct Loaded {
     pub(super) into: String,
     pub(super) way: Way,
     pub(super) rows: u64,
+    /// Whether some of them are deletions.
+    pub(super) deletes: bool,
+}
+
+impl Loaded {
+    pub(super) fn new(into: String, way: Way) -> Self {
+        Self { into, way, rows: 0, deletes: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +143,7 @@ impl Open {
             operation: if batch.op == Op::Delete { "d" } else { "u" },
         });
         loaded.rows += rows;
+        loaded.deletes |= batch.op == Op::Delete;
         let into = loaded.into.clone();
         if self.load.as_ref().is_none_or(|(loading, _)| loading != name) {
             self.finish_load().await?;

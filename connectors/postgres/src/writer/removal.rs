@@ -49,7 +49,7 @@ impl ToSql for Binary {
 
 impl PostgresWriter {
     pub(super) async fn try_delete(&mut self, deletion: &Deletion) -> Result<()> {
-        let plan = std::sync::Arc::clone(&self.plan);
+        let plan = std::sync::Arc::clone(&self.written);
         let removal = Removal::new(&PostgresDialect, &plan, deletion)?;
         let mut open = self.open().await?;
         for name in removal.tables() {
