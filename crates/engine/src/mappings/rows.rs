@@ -94,6 +94,11 @@ impl Mapper {
                 Step::Rename { column, to } => work.rename(column, to)?,
             }
         }
+        if batch.op == Op::Delete {
+            work.refusals
+                .iter_mut()
+                .for_each(|refusal| refusal.reason.push_str(" (of a deletion)"));
+        }
         let rows = work.finish()?;
         let filtered = (batch.rows.num_rows() - rows.num_rows() - work.refusals.len()) as u64;
         let batch = Batch { table: Arc::clone(&batch.table), op: batch.op, rows };
@@ -246,5 +251,81 @@ impl Work {
         // A row that is out has no values where there have to be some; it is gone by now.
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{Int64Array, StringArray};
+    use arrow_schema::Field;
+    use highwater_core::deletion::{Equal, Group};
+    use highwater_core::mapping::HashMethod;
+    use highwater_core::{Secret, TableName};
+
+    use super::*;
+
+    fn hash(column: &str, to: &str) -> Mapping {
+        Mapping::Hash { column: column.into(), to: to.into(), method: HashMethod::Md5 }
+    }
+
+    fn mapper(mappings: &[Mapping]) -> Mapper {
+        let fields = ["id", "name"].map(|name| Field::new(name, DataType::Int64, true));
+        Mapper::new(mappings, &Table::new(TableName::new("t"), fields.to_vec())).unwrap()
+    }
+
+    #[test]
+    fn a_deletion_finds_the_rows_by_what_became_of_their_columns() {
+        let equal = |column: &str| Equal {
+            column: column.into(),
+            field: Field::new(column, DataType::Int64, true),
+            value: Arc::new(Int64Array::from(vec![5])),
+        };
+        let deletion = Deletion {
+            table: TableName::new("t"),
+            groups: vec![Group { any: false, equal: vec![equal("id"), equal("name")] }],
+            relations: vec![],
+        };
+        let rename = Mapping::Rename { column: "id".into(), to: "n".into() };
+        let mapped = mapper(&[rename, hash("n", "h")]).deletion(&deletion).unwrap();
+        let [id, name] = &mapped.groups[0].equal[..] else { panic!("two columns") };
+        assert_eq!((id.column.as_str(), name.column.as_str()), ("h", "name"));
+        // `printf 5 | md5sum`
+        let hash_of_5 = StringArray::from(vec!["e4da3b7fbbce2345d7772b0674a318d5"]);
+        assert_eq!(id.value.as_ref(), &hash_of_5 as &dyn arrow_array::Array);
+        assert_eq!(name.value.as_ref(), equal("name").value.as_ref());
+        let key = Secret::new("00112233445566778899aabbccddeeff");
+        for mapping in [
+            Mapping::Drop { column: "name".into() },
+            Mapping::Encrypt { column: "name".into(), to: "name".into(), key },
+        ] {
+            assert!(mapper(&[mapping]).deletion(&deletion).is_err());
+        }
+    }
+
+    #[test]
+    fn equal_values_have_equal_hashes_whatever_their_width() {
+        let hashed = |values: ArrayRef| {
+            let fields = vec![Field::new("c", values.data_type().clone(), true)];
+            let table = Arc::new(Table::new(TableName::new("t"), fields));
+            let mapper = Mapper::new(&[hash("c", "c")], &table).unwrap();
+            let rows = RecordBatch::try_new(Arc::clone(&table.schema), vec![values]).unwrap();
+            let mapped = mapper.apply(&Batch { table, op: Op::Upsert, rows }).unwrap();
+            Arc::clone(mapped.batch.rows.column(0))
+        };
+        let wide = hashed(Arc::new(Int64Array::from(vec![Some(5), None])));
+        assert_eq!(&wide, &hashed(Arc::new(arrow_array::UInt8Array::from(vec![Some(5), None]))));
+        assert_eq!(&wide, &hashed(Arc::new(StringArray::from(vec![Some("5"), None]))));
+    }
+
+    #[test]
+    fn a_table_of_which_every_column_is_dropped_still_has_its_rows() {
+        let drops = ["id", "name"].map(|column| Mapping::Drop { column: column.into() });
+        let fields = ["id", "name"].map(|name| Field::new(name, DataType::Int64, true));
+        let table = Arc::new(Table::new(TableName::new("t"), fields.to_vec()));
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let rows =
+            RecordBatch::try_new(Arc::clone(&table.schema), vec![Arc::clone(&ids), ids]).unwrap();
+        let mapped = mapper(&drops).apply(&Batch { table, op: Op::Upsert, rows }).unwrap();
+        assert_eq!((mapped.batch.rows.num_rows(), mapped.batch.rows.num_columns()), (3, 0));
     }
 }
