@@ -31,6 +31,10 @@ const FLAGS: [(&str, &str); 6] = [
 
 /// Remembers what the command is about.
 pub fn remember(command: &Command) {
+    if let Command::Refresh(refresh) = command {
+        let _ = PLACE.set(Place::new(std::slice::from_ref(&refresh.config), None));
+        return;
+    }
     let (what, name) = match command {
         Command::Sync(c) => (&c.what.what, &c.what.tables.name),
         Command::Plan(c) => (&c.what.what, &c.what.tables.name),

@@ -10,6 +10,7 @@ use crate::config::expand::Surroundings;
 use crate::config::spec::{
     ColumnEntry, ColumnSettings, ColumnType, Lookback, Period, TableSettings,
 };
+use crate::config::tables::FieldPath;
 use crate::config::{Config, check, moment};
 use crate::failure::Result;
 
@@ -92,14 +93,18 @@ fn url_tables(args: &TableArgs) -> Result<UrlTables> {
     let settings = TableSettings {
         name: String::new(),
         target: args.target.clone(),
-        primary_key: args.primary_key.clone(),
-        cursor: args.cursor.clone(),
+        primary_key: args
+            .primary_key
+            .as_ref()
+            .map(|key| key.iter().map(|c| FieldPath::column(c)).collect()),
+        cursor: args.cursor.as_deref().map(FieldPath::column),
         read_mode: args.read_mode,
         write_mode: args.write_mode,
         columns: args.columns.as_ref().map(|list| list.iter().map(|c| column(c)).collect()),
         null_cursor: args.null_cursor,
         lookback: lookback.transpose()?,
         history_retention: retention.transpose()?,
+        ..TableSettings::default()
     };
     Ok(UrlTables {
         names: args.tables.clone(),

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::config::driver::Driver;
 use crate::config::spec::{DestinationSpec, MigrateMode, PkMode, SourceSpec, TableSettings};
+use crate::config::tables::FieldPath;
 use crate::config::{Config, Section, check};
 use crate::failure::Result;
 use crate::plugins::Settings;
@@ -185,22 +186,36 @@ pub async fn destination(section: &Section<DestinationSpec>) -> Result<Arc<dyn D
 }
 
 fn not_builtin(name: &str) -> Error {
-    Error::internal("A plugin was taken for a built-in connector").context("name", name)
+    Error::internal("Another program was taken for a built-in connector").context("name", name)
 }
 
 /// Stale rows are told by their source and the time of their sync: a destination that deletes
-/// them has CloudQuery's columns, and so has all that a plugin sends or gets. Others have them
-/// when they are asked for.
+/// them has CloudQuery's columns, and so has all that a plugin sends or gets. What a connector of
+/// Airbyte sends has Airbyte's, else; a destination of Airbyte makes its own. Others have them when
+/// they are asked for.
 fn metadata_columns(
     source: &Section<SourceSpec>,
     destination: &Section<DestinationSpec>,
 ) -> MetadataColumns {
     let stale = WriteMode::OverwriteDeleteStale;
-    let has_them = source.driver.is_plugin()
-        || destination.driver.is_plugin()
-        || destination.spec.write_mode == stale
-        || source.spec.tables.iter().any(|t| t.0.write_mode == Some(stale));
-    let default = if has_them { MetadataColumns::CloudQuery } else { MetadataColumns::None };
+    let own_modes = || source.spec.tables.iter().map(|entry| entry.0.write_mode);
+    let deletes_stale =
+        destination.spec.write_mode == stale || own_modes().any(|m| m == Some(stale));
+    let default = match (source.driver, destination.driver) {
+        (_, Driver::Airbyte) => MetadataColumns::None,
+        (Driver::Plugin(_), _) | (_, Driver::Plugin(_)) => MetadataColumns::CloudQuery,
+        // What an entry says counts: where each names its mode, the destination's is nobody's.
+        (Driver::Airbyte, _) => {
+            let is_stale =
+                |mode: Option<WriteMode>| mode.unwrap_or(destination.spec.write_mode) == stale;
+            match own_modes().any(is_stale) {
+                true => MetadataColumns::CloudQuery,
+                false => MetadataColumns::Airbyte,
+            }
+        }
+        _ if deletes_stale => MetadataColumns::CloudQuery,
+        _ => MetadataColumns::None,
+    };
     destination.spec.metadata_columns.unwrap_or(default)
 }
 
@@ -212,8 +227,11 @@ pub(crate) fn table_options(settings: &TableSettings) -> TableOptions {
     TableOptions {
         name: settings.name.clone(),
         target: settings.target.clone(),
-        primary_key: settings.primary_key.clone(),
-        cursor: settings.cursor.clone(),
+        primary_key: settings
+            .primary_key
+            .as_ref()
+            .map(|key| key.iter().map(FieldPath::column_name).collect()),
+        cursor: settings.cursor.as_ref().map(FieldPath::column_name),
         read_mode: settings.read_mode,
         write_mode: settings.write_mode,
         columns: settings.columns.as_ref().map(|list| list.iter().map(|c| column(&c.0)).collect()),
@@ -221,6 +239,9 @@ pub(crate) fn table_options(settings: &TableSettings) -> TableOptions {
         lookback: settings.lookback.map(|l| l.length),
         history_retention_seconds: settings.history_retention.map(|p| p.0),
         mappings: settings.mappings.iter().map(|entry| entry.0.clone()).collect(),
+        deletes: settings.deletes.map(Into::into),
+        deletion_column: settings.deletion_column.clone(),
+        sweep_seconds: settings.sweep.map(|p| p.0),
         ..TableOptions::default()
     }
 }

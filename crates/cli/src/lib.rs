@@ -3,6 +3,7 @@
 //! `main.rs` reads top to bottom; [`commands`] has one file per command, [`args`] every flag,
 //! [`config`] every key.
 
+mod airbyte;
 pub mod args;
 pub mod commands;
 pub mod config;

@@ -77,7 +77,7 @@ impl Settings {
         kind: Role,
     ) -> Result<PluginSpec, Error> {
         let Driver::Plugin(registry) = section.driver else {
-            return Err(Error::internal("A built-in connector was taken for a plugin")
+            return Err(Error::internal("What is no plugin was taken for one")
                 .context("name", section.spec.name()));
         };
         let spec = &section.spec;

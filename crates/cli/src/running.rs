@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use highwater_airbyte::source::AirbyteSource;
 use highwater_cloudquery::destination::{DestinationConfig, DestinationPlugin};
 use highwater_cloudquery::host::{LogCounts, Role};
 use highwater_cloudquery::source::{SourceConfig, SourcePlugin};
@@ -13,14 +14,16 @@ use crate::config::driver::Driver;
 use crate::config::spec::{DestinationSpec, SourceSpec, TransformerSpec};
 use crate::config::{Config, Section, check, references};
 use crate::failure::Result;
-use crate::jobs;
 use crate::plugins::Settings;
+use crate::{airbyte, jobs};
 
 /// The plugins of a job. A plugin that has two parts in it, as destination and as backend, is one
 /// process, as in CloudQuery: what it keeps in memory is there for both.
 #[derive(Default)]
 pub struct Running {
     source: Option<Arc<SourcePlugin>>,
+    /// A source that is a connector of Airbyte. It ends by itself after each question.
+    connector: Option<Arc<AirbyteSource>>,
     source_name: String,
     destinations: Vec<(String, Arc<DestinationPlugin>)>,
     transformers: Vec<(String, Arc<TransformerPlugin>)>,
@@ -37,8 +40,15 @@ impl Running {
         section: &Section<SourceSpec>,
         settings: &Settings,
     ) -> Result<Arc<dyn Source>> {
-        if let Driver::Builtin(_) = section.driver {
-            return jobs::source(section).await;
+        match section.driver {
+            Driver::Builtin(_) => return jobs::source(section).await,
+            Driver::Airbyte => {
+                let source = Arc::new(airbyte::source(section, settings)?);
+                self.connector = Some(Arc::clone(&source));
+                self.source_name = section.spec.name.clone();
+                return Ok(source);
+            }
+            Driver::Plugin(_) => {}
         }
         let spec = &section.spec;
         let mut made =
@@ -105,6 +115,7 @@ impl Running {
     ) -> Result<Arc<dyn Destination>> {
         match section.driver {
             Driver::Builtin(_) => jobs::destination(section).await,
+            Driver::Airbyte => Ok(Arc::new(airbyte::destination(section, settings)?)),
             Driver::Plugin(_) => Ok(self.plugin(section, settings)?),
         }
     }
@@ -175,7 +186,10 @@ impl Running {
             .transformers
             .iter()
             .map(|(name, t)| (Role::Transformer, name.as_str(), t.log_counts()));
-        source.chain(destinations).chain(transformers).collect()
+        let connector = self.connector.iter();
+        let connector =
+            connector.map(|s| (Role::Source, self.source_name.as_str(), s.log_counts()));
+        source.chain(connector).chain(destinations).chain(transformers).collect()
     }
 
     /// The source, where it is a plugin.
@@ -185,7 +199,8 @@ impl Running {
 
     /// What the source has logged so far.
     pub fn source_logs(&self) -> LogCounts {
-        self.source.as_ref().map(|source| source.log_counts()).unwrap_or_default()
+        let connector = self.connector.as_ref().map(|source| source.log_counts());
+        self.source.as_ref().map(|source| source.log_counts()).or(connector).unwrap_or_default()
     }
 
     /// What the destination of that name has logged so far.

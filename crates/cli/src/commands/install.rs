@@ -70,6 +70,7 @@ impl Done {
             None
         };
         let (result, place) = match installed {
+            None if section.driver.is_airbyte() => ("found when it runs", None),
             None => ("built in", None),
             Some(Installed::Nothing) => ("nothing to download", None),
             Some(Installed::Program { path, downloaded: true }) => {

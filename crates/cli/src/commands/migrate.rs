@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{at_job, at_table};
 use crate::args::{Global, SyncArgs};
 use crate::config::Section;
+use crate::config::driver::Driver;
 use crate::config::spec::SourceSpec;
 use crate::exit::Exit;
 use crate::failure::Result;
@@ -36,7 +37,10 @@ impl Migrate {
             job.plugins.close().await;
             for Migrated { sync, destination, statements } in migrated? {
                 text.push_str(&format!("{sync} → {destination}\n"));
-                if statements.is_empty() {
+                let driver = config.destination(&destination).map(|section| section.driver);
+                if driver.is_some_and(Driver::is_airbyte) {
+                    text.push_str("A connector of Airbyte makes its tables itself.\n");
+                } else if statements.is_empty() {
                     text.push_str("Nothing to change.\n");
                 }
                 statements.iter().for_each(|s| text.push_str(&format!("{s}\n")));

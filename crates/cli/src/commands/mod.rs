@@ -1,18 +1,22 @@
 //! The commands, one file each.
 
+mod clear;
 pub mod example;
+pub mod history;
 pub mod init;
 pub mod install;
 mod lengths;
 pub mod migrate;
 pub mod plan;
 pub mod plugin;
+pub mod refresh;
 pub mod schema;
 pub mod state;
 pub mod status;
 pub mod sync;
 pub mod tables;
 pub mod test_connection;
+mod upkeep;
 pub mod validate_config;
 
 use highwater_core::{Error, ErrorKind};
@@ -41,6 +45,8 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Migrate(command) => command.run(global).await,
         Command::ValidateConfig(command) => command.run(global).await,
         Command::TestConnection(command) => command.run(global).await,
+        Command::Refresh(command) => Box::pin(command.run(global)).await,
+        Command::History(command) => command.run(global).await,
         Command::Init(command) => command.run(global).await,
         Command::State(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,

@@ -13,8 +13,10 @@ use crate::config::endpoints;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::{self, count};
+use crate::plugins::Settings;
+use crate::running::Running;
 use crate::stores::{self, PluginCursors, Store};
-use crate::{hints, inputs, jobs, report};
+use crate::{hints, inputs, report};
 
 /// Show, set or forget the cursors of syncs
 #[derive(Debug, Args)]
@@ -68,6 +70,9 @@ pub enum Action {
         /// Forget all tables of the sync
         #[arg(long, conflicts_with = "tables")]
         all: bool,
+        /// Also remove the rows that syncs have written to the tables, and their history
+        #[arg(long)]
+        clear: bool,
     },
 }
 
@@ -98,7 +103,10 @@ impl State {
             Action::List { what } => list(&what, global).await,
             Action::Show { what, tables } => show(&what, &tables, global).await,
             Action::Set { one, table, to, part } => set(&one, &table, &to, &part, global).await,
-            Action::Reset { one, tables, all: _ } => reset(&one, &tables, global).await,
+            Action::Reset { one, tables, clear: true, .. } => {
+                super::clear::clear(&one, &tables, global).await
+            }
+            Action::Reset { one, tables, .. } => reset(&one, &tables, global).await,
         }
     }
 }
@@ -194,7 +202,7 @@ async fn set(one: &One, table: &str, to: &str, part: &str, global: &Global) -> R
     let rest = format!("set --table {} --to {}", hints::quoted(table), hints::quoted(to));
     let change = Change::open(one, &rest, global).await?;
     let written = async {
-        let name = change.known_table(one, table).await?;
+        let name = change.known_table(one, table, global).await?;
         let key = CursorKey::from_parts(Some(name), part);
         if let Some(present) = change.state.cursors.get(&key)
             && !is_alike(&present.0, &cursor)
@@ -346,7 +354,7 @@ impl Change {
     }
 
     /// As [`Self::table`], or one of the source's, where there is a source.
-    async fn known_table(&self, one: &One, name: &str) -> Result<TableName> {
+    async fn known_table(&self, one: &One, name: &str, global: &Global) -> Result<TableName> {
         if let Some(table) = self.table(name) {
             return Ok(table);
         }
@@ -354,10 +362,12 @@ impl Change {
         let is_store_alone =
             matches!(one.what.what.as_slice(), [only] if endpoints::is_endpoint(only));
         if !is_store_alone {
-            for section in &inputs::config(&one.what.to_sync_args())?.sources {
-                known.extend(
-                    jobs::source(section).await?.discover(None).await?.into_iter().map(|t| t.name),
-                );
+            let config = inputs::config(&one.what.to_sync_args())?;
+            for section in &config.sources {
+                let (mut plugins, settings) = (Running::default(), Settings::new(global));
+                let source = plugins.source(&config, section, &settings).await?;
+                let tables = source.discover(None).await?;
+                known.extend(tables.into_iter().map(|table| table.name));
             }
         }
         if let Some(table) = known.iter().find(|table| table.to_string() == name) {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{at_job, lengths};
 use crate::args::{Global, LogFormat, RunArgs, SyncArgs};
+use crate::config::Config;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs::{self, Job};
@@ -39,54 +40,67 @@ impl Sync {
     /// `Config` or `Unsupported` for what is wrong before or in one of them.
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = inputs::config(&self.what)?;
-        let settings = Settings::of_run(global, &self.run);
-        let (summaries, metrics) =
-            (self.run.summary_location.as_deref(), self.run.tables_metrics_location.as_deref());
-        let mut files = Files::open(summaries, metrics)?;
-        // What is wrong with the last source is found before the first one moves a row.
-        let mut jobs = Vec::new();
-        for section in &config.sources {
-            let job = jobs::job(&config, section, &settings).await?;
-            lengths::check(section, &job).await?;
-            jobs.push((section, job));
-        }
-        let options = options(&self.run, global, stop::on_signals());
-        let (mut exit, mut values) = (Exit::Success, Vec::new());
-        let mut wrong = None;
-        for (section, job) in jobs {
-            if options.stop.is_stopping() {
-                exit = exit.max(Exit::Interrupted);
-                break;
-            }
-            let ended =
-                highwater_engine::sync(Arc::clone(&job.source), &job.request, &options).await;
-            job.plugins.close().await;
-            match ended {
-                Ok(mut summary) => {
-                    complete_hints(&mut summary);
-                    let lines = summaries::lines(&config, section, &job, &summary, &settings);
-                    files.add(&lines)?;
-                    exit = exit.max(send(&lines, &job, global).await);
-                    exit = exit.max(show(&summary, &job, global).await?);
-                    values.push(value(&summary, &job)?);
-                }
-                Err(error) => {
-                    let end = Exit::of_error(error.kind());
-                    exit = exit.max(end);
-                    let failure = at_job(section, &job, error).await;
-                    if end == Exit::Usage {
-                        wrong = Some(failure);
-                        break;
-                    }
-                    output::failure(&failure, global.log_format == LogFormat::Json);
-                }
-            }
-        }
-        if global.json {
-            output::json(&json!({ "exit_code": exit.code(), "syncs": values }))?;
-        }
-        wrong.map_or(Ok(exit), Err)
+        sync_all(&config, None, &self.run, global).await
     }
+}
+
+/// Runs the syncs of all sources, or of those of these names; see [`Sync::run`].
+///
+/// # Errors
+/// As [`Sync::run`].
+pub(super) async fn sync_all(
+    config: &Config,
+    only: Option<&[String]>,
+    run: &RunArgs,
+    global: &Global,
+) -> Result<Exit> {
+    let settings = Settings::of_run(global, run);
+    let (summaries, metrics) =
+        (run.summary_location.as_deref(), run.tables_metrics_location.as_deref());
+    let mut files = Files::open(summaries, metrics)?;
+    // What is wrong with the last source is found before the first one moves a row.
+    let mut jobs = Vec::new();
+    let is_meant = |name: &String| only.is_none_or(|names| names.contains(name));
+    for section in config.sources.iter().filter(|source| is_meant(&source.spec.name)) {
+        let job = jobs::job(config, section, &settings).await?;
+        lengths::check(section, &job).await?;
+        jobs.push((section, job));
+    }
+    let options = options(run, global, stop::on_signals());
+    let (mut exit, mut values) = (Exit::Success, Vec::new());
+    let mut wrong = None;
+    for (section, job) in jobs {
+        if options.stop.is_stopping() {
+            exit = exit.max(Exit::Interrupted);
+            break;
+        }
+        let ended = highwater_engine::sync(Arc::clone(&job.source), &job.request, &options).await;
+        job.plugins.close().await;
+        match ended {
+            Ok(mut summary) => {
+                complete_hints(&mut summary);
+                let lines = summaries::lines(config, section, &job, &summary, &settings);
+                files.add(&lines)?;
+                exit = exit.max(send(&lines, &job, global).await);
+                exit = exit.max(show(&summary, &job, global).await?);
+                values.push(value(&summary, &job)?);
+            }
+            Err(error) => {
+                let end = Exit::of_error(error.kind());
+                exit = exit.max(end);
+                let failure = at_job(section, &job, error).await;
+                if end == Exit::Usage {
+                    wrong = Some(failure);
+                    break;
+                }
+                output::failure(&failure, global.log_format == LogFormat::Json);
+            }
+        }
+    }
+    if global.json {
+        output::json(&json!({ "exit_code": exit.code(), "syncs": values }))?;
+    }
+    wrong.map_or(Ok(exit), Err)
 }
 
 /// Adds the summaries that destinations ask for. A sync without the row that it should have left

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use clap::Args;
+use highwater_airbyte::host::Role as Connects;
 use highwater_cloudquery::host::{Plugin, Role};
 use highwater_cloudquery::proto::plugin::get_spec_schema;
 use highwater_core::Error;
 use serde_json::{Value, json};
 
 use crate::args::{Global, PlaceArgs};
+use crate::config::driver::Driver;
 use crate::config::expand::Surroundings;
 use crate::config::spec::Document;
 use crate::config::{Config, Section};
@@ -16,13 +18,13 @@ use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::count;
 use crate::plugins::Settings;
-use crate::{inputs, jobs, json_schema, output};
+use crate::{airbyte, inputs, jobs, json_schema, output};
 
 /// gRPC's status of a call that a server does not have.
 const UNIMPLEMENTED: i32 = 12;
 
-/// Check a configuration without connecting to any system; plugins are started and asked for the
-/// schema of their settings
+/// Check a configuration without connecting to any system; plugins and Airbyte's connectors are
+/// started and asked for the schema of their settings
 #[derive(Debug, Args)]
 pub struct ValidateConfig {
     /// What to check.
@@ -62,18 +64,25 @@ impl ValidateConfig {
                 .into());
         }
         for section in &config.destinations {
-            match section.driver.is_plugin() {
-                true => plugin(section, Role::Destination, settings).await?,
-                false => drop(jobs::destination(section).await?),
+            match section.driver {
+                Driver::Plugin(_) => plugin(section, Role::Destination, settings).await?,
+                Driver::Builtin(_) => drop(jobs::destination(section).await?),
+                Driver::Airbyte => {
+                    airbyte::check_settings(section, Connects::Destination, settings).await?;
+                }
             }
         }
         for section in &config.transformers {
             plugin(section, Role::Transformer, settings).await?;
         }
         for section in &config.sources {
-            match section.driver.is_plugin() {
-                true => plugin(section, Role::Source, settings).await?,
-                false => drop(jobs::job(&config, section, settings).await?),
+            match section.driver {
+                Driver::Plugin(_) => plugin(section, Role::Source, settings).await?,
+                Driver::Builtin(_) => drop(jobs::job(&config, section, settings).await?),
+                Driver::Airbyte => {
+                    airbyte::check_settings(section, Connects::Source, settings).await?;
+                    drop(jobs::job(&config, section, settings).await?);
+                }
             }
         }
         Ok(config)

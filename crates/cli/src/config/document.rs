@@ -1,6 +1,6 @@
 //! One YAML document: a source, a destination or a transformer.
 
-use highwater_core::{Error, Role};
+use highwater_core::{Error, MetadataColumns, Role};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
@@ -9,7 +9,8 @@ use super::de::{self, Problem};
 use super::driver::{Driver, required};
 use super::expand::{Surroundings, expand};
 use super::node::{Node, NodeValue};
-use super::spec::{DestinationSpec, SourceSpec, TableEntry, TransformerSpec};
+use super::spec::{DestinationSpec, SourceSpec, TableEntry, TableSettings, TransformerSpec};
+use super::tables;
 use super::text::DocumentText;
 use super::{Config, Section};
 use crate::failure::{Failure, Result};
@@ -75,6 +76,14 @@ fn source(origin: Origin) -> Result<Section<SourceSpec>> {
     match driver {
         Driver::Builtin(_) => no_plugin(&origin, &spec)?,
         Driver::Plugin(_) => own_cursor(&origin, &spec)?,
+        Driver::Airbyte => {
+            no_plugin(&origin, &spec)?;
+            own_positions(&origin, &spec)?;
+        }
+    }
+    for (i, entry) in spec.tables.iter_mut().enumerate() {
+        tables::settle(&mut entry.0, driver.is_airbyte())
+            .map_err(|(key, error)| origin.failure(&format!("tables.{i}.{key}"), error))?;
     }
     spec.spec = inner(&origin, driver, Role::Source)?;
     Ok(Section { spec, driver, origin: Some(origin) })
@@ -84,6 +93,9 @@ fn destination(origin: Origin) -> Result<Section<DestinationSpec>> {
     let mut spec: DestinationSpec = typed(&origin.spec, &origin.document)?;
     required(&origin, "name", &spec.name)?;
     let driver = Driver::of(&origin, &spec)?;
+    if driver.is_airbyte() {
+        own_columns(&origin, &spec)?;
+    }
     spec.spec = inner(&origin, driver, Role::Destination)?;
     Ok(Section { spec, driver, origin: Some(origin) })
 }
@@ -118,9 +130,13 @@ fn own_cursor(origin: &Origin, spec: &SourceSpec) -> Result<()> {
     for (i, TableEntry(table)) in spec.tables.iter().enumerate() {
         for (key, is_set) in [
             ("cursor", table.cursor.is_some()),
+            ("cursor_field", table.cursor_field.is_some()),
             ("read_mode", table.read_mode.is_some()),
+            ("sync_mode", table.sync_mode.is_some()),
             ("null_cursor", table.null_cursor.is_some()),
             ("lookback", table.lookback.is_some()),
+            ("sweep", table.sweep.is_some()),
+            ("deletes", table.deletes == Some(tables::Deletes::Reconcile)),
         ] {
             if is_set {
                 let error = Error::config(format!(
@@ -130,12 +146,49 @@ fn own_cursor(origin: &Origin, spec: &SourceSpec) -> Result<()> {
                 return Err(origin.failure(&format!("tables.{i}.{key}"), error));
             }
         }
-        let columns = table.columns.iter().flatten().enumerate();
-        if let Some((n, _)) = columns.into_iter().find(|(_, column)| column.0.as_type.is_some()) {
-            let error = Error::config("A plugin has no other text of a value")
-                .hint("name the column without `type`");
-            return Err(origin.failure(&format!("tables.{i}.columns.{n}.type"), error));
+        no_text(origin, i, table, "A plugin has no other text of a value")?;
+    }
+    Ok(())
+}
+
+/// A column of a source that has one form of a value only.
+fn no_text(origin: &Origin, i: usize, table: &TableSettings, why: &'static str) -> Result<()> {
+    let columns = table.columns.iter().flatten().enumerate();
+    match columns.into_iter().find(|(_, column)| column.0.as_type.is_some()) {
+        None => Ok(()),
+        Some((n, _)) => {
+            let error = Error::config(why).hint("name the column without `type`");
+            Err(origin.failure(&format!("tables.{i}.columns.{n}.type"), error))
         }
+    }
+}
+
+/// Refuses settings that a connector of Airbyte cannot follow: it knows what it has sent.
+fn own_positions(origin: &Origin, spec: &SourceSpec) -> Result<()> {
+    for (i, TableEntry(table)) in spec.tables.iter().enumerate() {
+        for (key, is_set) in
+            [("null_cursor", table.null_cursor.is_some()), ("lookback", table.lookback.is_some())]
+        {
+            if is_set {
+                let error = Error::config(format!(
+                    "`{key}` has no effect here: a connector of Airbyte decides by itself where it goes on"
+                ))
+                .hint(format!("leave `{key}` out"));
+                return Err(origin.failure(&format!("tables.{i}.{key}"), error));
+            }
+        }
+        no_text(origin, i, table, "A connector of Airbyte has no other text of a value")?;
+    }
+    Ok(())
+}
+
+/// Refuses columns that a destination of Airbyte would take for columns of the source: it makes
+/// its own.
+fn own_columns(origin: &Origin, spec: &DestinationSpec) -> Result<()> {
+    if spec.metadata_columns == Some(MetadataColumns::Airbyte) {
+        let error = Error::config("A destination of Airbyte adds these columns itself")
+            .hint("leave `metadata_columns` out");
+        return Err(origin.failure("metadata_columns", error));
     }
     Ok(())
 }
@@ -154,7 +207,7 @@ fn inner(origin: &Origin, driver: Driver, role: Role) -> Result<Map<String, Valu
             }
             spec
         }
-        Driver::Plugin(_) => match to_json(node, None, &Value::Null) {
+        Driver::Plugin(_) | Driver::Airbyte => match to_json(node, None, &Value::Null) {
             spec @ (Value::Object(_) | Value::Null) => spec,
             _ => {
                 let error = Error::config("Key `spec`: expected a mapping");

@@ -1,4 +1,5 @@
-//! What a document's `path` and `registry` lead to: a connector of this binary, or a plugin.
+//! What a document's `path` and `registry` lead to: a connector of this binary, a plugin of
+//! CloudQuery, or a connector of Airbyte.
 
 use std::fmt;
 use std::path::Path;
@@ -19,6 +20,8 @@ pub enum Driver {
     Builtin(&'static dyn Connector),
     /// A plugin from there.
     Plugin(host::Registry),
+    /// A connector of Airbyte.
+    Airbyte,
 }
 
 impl Driver {
@@ -26,7 +29,7 @@ impl Driver {
     pub fn connector(self) -> Option<&'static dyn Connector> {
         match self {
             Self::Builtin(connector) => Some(connector),
-            Self::Plugin(_) => None,
+            Self::Plugin(_) | Self::Airbyte => None,
         }
     }
 
@@ -35,12 +38,32 @@ impl Driver {
         matches!(self, Self::Plugin(_))
     }
 
+    /// Whether it is a connector of Airbyte.
+    pub fn is_airbyte(self) -> bool {
+        matches!(self, Self::Airbyte)
+    }
+
     /// What a source's or destination's document leads to.
     ///
     /// # Errors
     /// `Config` or `Unsupported` at the key that is wrong.
     pub(super) fn of(origin: &Origin, spec: &impl Document) -> Result<Self> {
         let path = required(origin, "path", spec.path())?;
+        if spec.registry() == Some(Registry::Airbyte) {
+            return Ok(Self::Airbyte);
+        }
+        let (config_file, supports_refreshes) = spec.of_airbyte();
+        let keys = [
+            ("config_file", config_file.is_some()),
+            ("supports_refreshes", supports_refreshes.is_some()),
+        ];
+        for (key, is_set) in keys {
+            if is_set {
+                let error = Error::config(format!("`{key}` is for connectors of Airbyte"))
+                    .hint("registry: airbyte");
+                return Err(origin.failure(key, error));
+            }
+        }
         let builtin = registry::by_path(path);
         match (spec.registry(), builtin) {
             (None | Some(Registry::Builtin), Some(connector)) => Ok(Self::Builtin(connector)),
@@ -76,10 +99,8 @@ impl Driver {
                 return Err(origin.failure("registry", error));
             }
             Registry::Airbyte => {
-                let error = Error::unsupported(
-                    "Connectors of the registry `airbyte` are not supported yet",
-                )
-                .hint("`registry: builtin`, `local`, `grpc`, `docker` or `cloudquery`");
+                let error = Error::unsupported("Airbyte has no transformers")
+                    .hint("`mappings` of an entry of `tables` change rows");
                 return Err(origin.failure("registry", error));
             }
         }))
@@ -91,6 +112,7 @@ impl fmt::Debug for Driver {
         match self {
             Self::Builtin(connector) => f.debug_tuple("Builtin").field(&connector.kind()).finish(),
             Self::Plugin(from) => f.debug_tuple("Plugin").field(from).finish(),
+            Self::Airbyte => f.write_str("Airbyte"),
         }
     }
 }
@@ -161,7 +183,7 @@ fn no_connector(origin: &Origin, path: &str) -> crate::failure::Failure {
     let hint = match closest(name, &names) {
         Some(known) => format!("path: {known}"),
         None => format!(
-            "built in are `{}`; a plugin is `registry: local`, `grpc`, `docker` or `cloudquery`",
+            "built in are `{}`; a plugin is `registry: local`, `grpc`, `docker` or `cloudquery`, a connector of Airbyte `registry: airbyte`",
             registry::kinds().join("`, `")
         ),
     };

@@ -129,6 +129,7 @@ fn source_section(url: &str, tables: &UrlTables) -> Result<Section<SourceSpec>> 
         deterministic_cq_id: false,
         otel_endpoint: String::new(),
         otel_endpoint_insecure: false,
+        config_file: None,
         spec,
     };
     Ok(Section { spec, driver: Driver::Builtin(connector), origin: None })
@@ -156,6 +157,8 @@ pub fn destination_section(url: &str) -> Result<Section<DestinationSpec>> {
         sync_group_id: String::new(),
         send_sync_summary: false,
         transformers: Vec::new(),
+        config_file: None,
+        supports_refreshes: None,
         spec,
     };
     Ok(Section { spec, driver: Driver::Builtin(connector), origin: None })

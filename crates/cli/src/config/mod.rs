@@ -18,6 +18,7 @@ pub mod node;
 pub mod reference;
 pub mod references;
 pub mod spec;
+pub mod tables;
 pub mod text;
 
 use std::path::{Path, PathBuf};
@@ -69,12 +70,15 @@ impl<S> Section<S> {
                 self.failure(&path, error)
             }
             None if error.kind() == ErrorKind::Unsupported => self.failure("path", error),
-            // A plugin that cannot be found or had.
-            None if self.driver.is_plugin()
+            // A plugin or connector that cannot be found or had.
+            None if self.driver.connector().is_none()
                 && error.kind() == ErrorKind::Config
                 && error.context_value("path").is_some() =>
             {
                 self.failure("path", error)
+            }
+            None if error.context_value("config_file").is_some() => {
+                self.failure("config_file", error)
             }
             None => error.into(),
         }

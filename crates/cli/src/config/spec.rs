@@ -2,6 +2,7 @@
 //! editors and the reference page come from these types and their comments.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use highwater_core::{MetadataColumns, NullCursor, ReadMode, WriteMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -10,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::mappings::MappingEntry;
 use super::moment;
+use super::tables::{Deletes, DestinationSyncMode, FieldPath};
 
 /// The `spec` of a document of `kind: source`: what is read, and where it goes.
 #[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
@@ -18,18 +20,20 @@ pub struct SourceSpec {
     /// The name of the sync. State is kept under it: another name starts from the beginning.
     pub name: String,
     /// A built-in connector: `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
-    /// (`cloudquery/postgresql`). Or a plugin: `team/name`, a program, an address or an image, as
-    /// `registry` says.
+    /// (`cloudquery/postgresql`). Or a plugin: `team/name`, a program, an address or an image; or
+    /// a connector of Airbyte: a program, a Python package, a manifest or an image. `registry`
+    /// says which.
     pub path: String,
     /// Where `path` leads. `builtin`: a connector of highwater, the default where `path` names
     /// one; so do `cloudquery/file`, `cloudquery/postgresql` and `cloudquery/sqlite` without a
     /// registry or with `cloudquery`. `local`: a plugin's program. `grpc`: the `host:port` of a
-    /// plugin that runs. `docker`: a plugin's image. `cloudquery`, the default for any other
-    /// path: a plugin of CloudQuery's hub.
+    /// plugin that runs. `docker`: a plugin's image. `airbyte`: a connector of Airbyte (a program,
+    /// a Python package such as `airbyte-source-faker`, a low-code `manifest.yaml`, or an image).
+    /// `cloudquery`, the default for any other path: a plugin of CloudQuery's hub.
     #[serde(default)]
     pub registry: Option<Registry>,
-    /// The version of a plugin of CloudQuery's hub, such as `v1.2.3`; required there, and ignored
-    /// everywhere else.
+    /// The version of a plugin of CloudQuery's hub, such as `v1.2.3`; required there. With
+    /// `registry: airbyte` the version of the Python package or image. Ignored everywhere else.
     #[serde(default)]
     pub version: Option<String>,
     /// A token for the registry of a plugin's image.
@@ -61,6 +65,11 @@ pub struct SourceSpec {
     /// Whether that endpoint has no TLS.
     #[serde(default)]
     pub otel_endpoint_insecure: bool,
+    /// A JSON or YAML file with settings of an Airbyte connector: they count before those in
+    /// `spec`. What the connector changes in its settings while it runs (tokens that it renews) is
+    /// written into it.
+    #[serde(default)]
+    pub config_file: Option<PathBuf>,
     /// The connector's or plugin's own settings.
     #[serde(default)]
     pub spec: Map<String, Value>,
@@ -89,7 +98,9 @@ pub struct DestinationSpec {
     pub write_mode: WriteMode,
     /// Columns that are added to every row. By default `cloudquery` (`_cq_sync_time` and
     /// `_cq_source_name`) where source or destination is a plugin, or rows are written in the mode
-    /// `overwrite-delete-stale`; else `none`.
+    /// `overwrite-delete-stale`; else `airbyte` (`_airbyte_raw_id`, `_airbyte_extracted_at`,
+    /// `_airbyte_meta` and `_airbyte_generation_id`) where the source is a connector of Airbyte;
+    /// else `none`. A destination of Airbyte adds its own.
     #[serde(default)]
     #[schemars(schema_with = "metadata_columns_schema")]
     pub metadata_columns: Option<MetadataColumns>,
@@ -113,6 +124,13 @@ pub struct DestinationSpec {
     /// The names of the transformers that rows go through, in this order.
     #[serde(default)]
     pub transformers: Vec<String>,
+    /// As the source's `config_file`.
+    #[serde(default)]
+    pub config_file: Option<PathBuf>,
+    /// Whether an Airbyte destination knows generations (`supportsRefreshes` in its metadata), so
+    /// that it can replace a table's rows when all new ones are there. Unknown by default.
+    #[serde(default)]
+    pub supports_refreshes: Option<bool>,
     /// The connector's or plugin's own settings.
     #[serde(default)]
     pub spec: Map<String, Value>,
@@ -151,22 +169,38 @@ pub struct TableSettings {
     #[serde(default)]
     pub target: Option<String>,
     /// The columns that make a row unique, where the source defines no primary key or another one
-    /// is wanted.
+    /// is wanted. With a connector of Airbyte also fields inside of others, as Airbyte writes them:
+    /// `[[id]]`, `[[owner, id], [number]]`, `[owner.id]`.
     #[serde(default)]
-    pub primary_key: Option<Vec<String>>,
+    pub primary_key: Option<Vec<FieldPath>>,
     /// The cursor field: the column that grows with every change of a row. A plugin has its own,
-    /// and this key is an error there, as are `read_mode`, `null_cursor` and `lookback`.
+    /// and this key is an error there, as are `read_mode`, `null_cursor`, `lookback` and `sweep`.
+    /// With a connector of Airbyte also a field inside of others: `metadata.updated_at` or
+    /// `[metadata, updated_at]`, which becomes the column `metadata_updated_at`.
     #[serde(default)]
-    pub cursor: Option<String>,
+    pub cursor: Option<FieldPath>,
+    /// Airbyte's name for `cursor`. One of the two.
+    #[serde(default)]
+    pub cursor_field: Option<FieldPath>,
     /// How the table is read. By default `incremental` where there is a cursor, else
     /// `full_refresh`.
     #[serde(default)]
     #[schemars(schema_with = "read_mode_schema")]
     pub read_mode: Option<ReadMode>,
+    /// Airbyte's name for `read_mode`. One of the two. It says nothing about how the table is
+    /// written.
+    #[serde(default)]
+    #[schemars(schema_with = "read_mode_schema")]
+    pub sync_mode: Option<ReadMode>,
     /// What a sync leaves behind in the table; by default what the destination says.
     #[serde(default)]
     #[schemars(schema_with = "write_mode_schema")]
     pub write_mode: Option<WriteMode>,
+    /// Airbyte's name for `write_mode`. One of the two. `overwrite` is `replace`,
+    /// `overwrite_dedup` is `replace-dedup` (both by a full refresh), `append_dedup` is
+    /// `append-dedup`, `append` is the same.
+    #[serde(default)]
+    pub destination_sync_mode: Option<DestinationSyncMode>,
     /// The columns to copy, in this order; all by default. `{name: …, type: text}` copies the
     /// source's own text of a value, whatever its type.
     #[serde(default)]
@@ -189,6 +223,21 @@ pub struct TableSettings {
     /// How long the history table of `append-dedup` keeps rows (`90d`); for ever by default.
     #[serde(default)]
     pub history_retention: Option<Period>,
+    /// What becomes of rows that the source has deleted. `hard` (the default): a record that says
+    /// so removes its row, in the write modes with a primary key. `soft`: such a record is a row
+    /// like others. `reconcile`: as `hard`, and every `sweep` removes the rows that it did not
+    /// bring.
+    #[serde(default)]
+    pub deletes: Option<Deletes>,
+    /// The column that is not NULL in a record which says that its row was deleted;
+    /// `_ab_cdc_deleted_at` by default.
+    #[serde(default)]
+    pub deletion_column: Option<String>,
+    /// After how long a table that is read incrementally is read as a whole again (`7d`), so that
+    /// what an incremental read cannot see is found; the table has to have a primary key. Never by
+    /// default, and in every sync with `deletes: reconcile`.
+    #[serde(default)]
+    pub sweep: Option<Period>,
 }
 
 /// Where cursors are kept.
@@ -239,10 +288,12 @@ pub trait Document {
     fn docker_registry_auth_token(&self) -> Option<&str>;
     /// Its own settings.
     fn settings(&self) -> &Map<String, Value>;
+    /// What only connectors of Airbyte have: `config_file` and `supports_refreshes`.
+    fn of_airbyte(&self) -> (Option<&Path>, Option<bool>);
 }
 
 macro_rules! documents {
-    ($($spec:ty),*) => {
+    ($($spec:ty, |$own:ident| $of_airbyte:expr;)*) => {
         $(impl Document for $spec {
             fn name(&self) -> &str {
                 &self.name
@@ -267,11 +318,20 @@ macro_rules! documents {
             fn settings(&self) -> &Map<String, Value> {
                 &self.spec
             }
+
+            fn of_airbyte(&self) -> (Option<&Path>, Option<bool>) {
+                let $own = self;
+                $of_airbyte
+            }
         })*
     };
 }
 
-documents!(SourceSpec, DestinationSpec, TransformerSpec);
+documents! {
+    SourceSpec, |own| (own.config_file.as_deref(), None);
+    DestinationSpec, |own| (own.config_file.as_deref(), own.supports_refreshes);
+    TransformerSpec, |_own| (None, None);
+}
 
 /// Which schema changes are made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]

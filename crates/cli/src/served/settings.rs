@@ -10,15 +10,16 @@ use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::spec::TableSettings;
+use crate::config::tables;
 
 /// The key that is ours and not the connector's: settings of single tables, by their names.
 const TABLE_OPTIONS: &str = "table_options";
 
 /// What a plugin was told.
-pub(super) struct Settings {
+pub(crate) struct Settings {
     connector: &'static dyn Connector,
     spec: Value,
-    pub(super) table_options: BTreeMap<String, TableSettings>,
+    pub(crate) table_options: BTreeMap<String, TableSettings>,
     destination: OnceCell<Arc<dyn Destination>>,
 }
 
@@ -27,7 +28,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Config` naming the table whose options are wrong.
-    pub(super) fn new(connector: &'static dyn Connector, mut spec: Value) -> Result<Self> {
+    pub(crate) fn new(connector: &'static dyn Connector, mut spec: Value) -> Result<Self> {
         let options = spec.as_object_mut().and_then(|spec| spec.remove(TABLE_OPTIONS));
         let options: Map<String, Value> = match options {
             None | Some(Value::Null) => Map::new(),
@@ -46,7 +47,11 @@ impl Settings {
                 Error::config(format!("The options of a table are wrong: {e}"))
                     .context("key", format!("{TABLE_OPTIONS}.{table}"))
             });
-            parsed.map(|settings| (table, settings))
+            let mut parsed: TableSettings = parsed?;
+            tables::settle(&mut parsed, false).map_err(|(key, error)| {
+                error.context("key", format!("{TABLE_OPTIONS}.{table}.{key}"))
+            })?;
+            Ok((table, parsed))
         });
         let table_options = options.collect::<Result<_>>()?;
         Ok(Self { connector, spec, table_options, destination: OnceCell::new() })
@@ -56,7 +61,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Config` naming the key, where it does not.
-    pub(super) async fn check(&self) -> Result<()> {
+    pub(crate) async fn check(&self) -> Result<()> {
         let source = match self.source().await {
             Ok(_) => return Ok(()),
             Err(error) => error,
@@ -72,7 +77,7 @@ impl Settings {
     ///
     /// # Errors
     /// Why not.
-    pub(super) async fn reach(&self) -> Result<()> {
+    pub(crate) async fn reach(&self) -> Result<()> {
         let read = match self.source().await {
             Ok(source) => source.check().await,
             Err(error) => Err(error),
@@ -89,7 +94,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Config` naming the key that is wrong for a source.
-    pub(super) async fn source(&self) -> Result<Arc<dyn Source>> {
+    pub(crate) async fn source(&self) -> Result<Arc<dyn Source>> {
         self.connector.source(self.spec.clone()).await.map(Arc::from)
     }
 
@@ -98,7 +103,7 @@ impl Settings {
     ///
     /// # Errors
     /// What the source says when it is asked where it is.
-    pub(super) async fn system(&self, source: &dyn Source) -> Result<String> {
+    pub(crate) async fn system(&self, source: &dyn Source) -> Result<String> {
         let place = match source.place().await? {
             Some(place) => place,
             None => canonical(&self.spec),
@@ -111,7 +116,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Config` naming the key that is wrong for a destination.
-    pub(super) async fn destination(&self) -> Result<Arc<dyn Destination>> {
+    pub(crate) async fn destination(&self) -> Result<Arc<dyn Destination>> {
         let made = async { self.connector.destination(self.spec.clone()).await.map(Arc::from) };
         self.destination.get_or_try_init(|| made).await.cloned()
     }
@@ -134,7 +139,7 @@ fn canonical(value: &Value) -> String {
 }
 
 /// The JSON Schema of a plugin's `spec`: the connector's for either role, and our key.
-pub(super) fn schema(connector: &dyn Connector) -> Value {
+pub(crate) fn schema(connector: &dyn Connector) -> Value {
     let mut source = connector.spec_schema(Role::Source);
     let destination = connector.spec_schema(Role::Destination);
     let mut options = schema_for!(TableSettings).to_value();

@@ -1,0 +1,89 @@
+//! `highwater refresh`: reads tables again from the beginning.
+
+use clap::Args;
+use highwater_engine::refresh::{Choice, Refreshed};
+
+use super::{sync, upkeep};
+use crate::args::{Global, RunArgs};
+use crate::config::Config;
+use crate::config::expand::Surroundings;
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::plugins::Settings;
+
+/// Read tables again from the beginning, and sync them
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  highwater refresh sync.yml orders
+  highwater refresh sync.yml orders customers --remove")]
+pub struct Refresh {
+    /// A configuration file or folder
+    #[arg(value_name = "CONFIG")]
+    pub config: String,
+    /// The tables at the source, or patterns with `*`
+    #[arg(required = true, value_name = "TABLE", num_args = 1..)]
+    pub tables: Vec<String>,
+    /// Keep the rows that are there; those that are read are written as in every sync [default]
+    #[arg(long, conflicts_with = "remove")]
+    pub keep: bool,
+    /// Remove the rows that are there when all new ones have come; readers see them until then
+    #[arg(long)]
+    pub remove: bool,
+    /// The sync, where several have such tables
+    #[arg(long, value_name = "NAME")]
+    pub sync: Option<String>,
+    /// How the run goes.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+impl Refresh {
+    /// Forgets the positions of the tables at every destination, and runs their syncs.
+    ///
+    /// # Errors
+    /// `Config` for a table that is not there, `Unsupported` where it cannot be done, `Fenced`
+    /// when a run of the sync is at work; and as `sync`.
+    pub async fn run(self, global: &Global) -> Result<Exit> {
+        let config = Config::read(&[&self.config], &Surroundings::of_process())?;
+        crate::config::check::complete(&config)?;
+        let settings = Settings::of_run(global, &self.run);
+        let syncs = upkeep::syncs(&config, self.sync.as_deref(), &settings).await?;
+        let begun = self.begin(&syncs, global).await;
+        upkeep::close(&syncs).await;
+        let names = begun?;
+        drop(syncs);
+        sync::sync_all(&config, Some(&names), &self.run, global).await
+    }
+
+    /// Forgets the positions; the names of the syncs that have the tables.
+    async fn begin(&self, syncs: &[upkeep::Sync<'_>], global: &Global) -> Result<Vec<String>> {
+        let all = upkeep::chosen(syncs, &self.tables).await?;
+        for chosen in &all {
+            upkeep::no_plugin(chosen.section)?;
+        }
+        let mut names = Vec::new();
+        for upkeep::Chosen { section, upkeep, tables } in all {
+            let choice = Choice { tables, destination: None, take_over: self.run.take_over };
+            let done = upkeep.refresh(&choice, self.remove).await;
+            for done in done.map_err(|error| section.connector_failure(error))? {
+                let text = self.words(done.what);
+                upkeep::note(global, &done.table, &done.destination, text);
+            }
+            names.push(section.spec.name.clone());
+        }
+        Ok(names)
+    }
+
+    fn words(&self, what: Refreshed) -> &'static str {
+        match what {
+            Refreshed::Begun if self.remove => {
+                "It is read from the beginning. The rows that are there go when all have come."
+            }
+            Refreshed::Begun => "It is read from the beginning. The rows that are there stay.",
+            Refreshed::Always => {
+                "Every sync reads it from the beginning: there is nothing to refresh."
+            }
+            Refreshed::New => "No sync has read it yet: there is nothing to refresh.",
+        }
+    }
+}
