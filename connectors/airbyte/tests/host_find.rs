@@ -93,6 +93,11 @@ async fn a_manifest_is_run_by_the_sdk() {
     let rest = format!("read --manifest-path BIN/m.yaml {files}");
     assert_eq!(call, format!("BIN/source-declarative-manifest {rest}"));
 
+    std::fs::write(bin.path().join("components.py"), "").unwrap();
+    let call = called(spec(bin.path(), &path), bin.path()).await;
+    assert!(call.contains(" --manifest-path BIN/m.yaml --components-path BIN/components.py --con"));
+    std::fs::remove_file(bin.path().join("components.py")).unwrap();
+
     // A virtual environment, named by its folder or by its Python.
     let other = tools(&["uvx"]);
     let env = tempfile::tempdir().unwrap();

@@ -24,18 +24,24 @@ impl Connector {
         let spec = match known {
             Some(spec) => spec,
             None => {
-                let spec = self
-                    .ask("spec", &[], |message| match message {
-                        Message::Spec(spec) => Some(spec),
-                        _ => None,
-                    })
-                    .await?;
+                let spec = match self.launcher.written_spec() {
+                    Some(spec) => spec,
+                    None => self.ask_for_spec().await?,
+                };
                 entry.store(&spec);
                 spec
             }
         };
         self.settings.hide_by(&spec.connection_specification);
         Ok(spec)
+    }
+
+    async fn ask_for_spec(&self) -> Result<SpecMessage> {
+        self.ask("spec", &[], |message| match message {
+            Message::Spec(spec) => Some(spec),
+            _ => None,
+        })
+        .await
     }
 
     /// Whether its settings work.

@@ -53,6 +53,10 @@ pub(super) fn launch(
     arguments.push(command.into());
     if let Launcher::Manifest { file, .. } = launcher {
         arguments.extend(["--manifest-path".into(), file.into()]);
+        let components = launcher.components();
+        arguments.extend(
+            components.into_iter().flat_map(|file| ["--components-path".into(), file.into()]),
+        );
     }
     let seen = if is_image { PathBuf::from(INSIDE) } else { written };
     for (option, _) in files {

@@ -8,6 +8,7 @@ use highwater_core::{Error, Result};
 use serde_json::{Value, json};
 
 use super::ConnectorSpec;
+use crate::protocol::SpecMessage;
 
 /// The command that runs low-code manifests, and the package that has it.
 const MANIFEST_RUNNER: &str = "source-declarative-manifest";
@@ -49,7 +50,7 @@ impl Launcher {
     /// What the path of `spec` leads to. The first of these that fits:
     ///
     /// 1. the file name of a manifest, `….yaml` or `….yml`: it is run by
-    ///    `source-declarative-manifest`;
+    ///    `source-declarative-manifest`, with the `components.py` beside it, if there is one;
     /// 2. a file, or a command in `PATH` or beside `HIGHWATER_AIRBYTE_PYTHON` (a Python, or the
     ///    folder of a virtual environment): that program;
     /// 3. the name of an image, `airbyte/source-faker`, or with a registry or a `:tag`: it is run
@@ -93,7 +94,11 @@ impl Launcher {
                 json!({ "package": package, "command": command })
             }
             Self::Manifest { runner, file } => {
-                json!({ "manifest": stamp(file), "runner": runner.identity(spec) })
+                let components = self.components().map(|file| stamp(&file));
+                json!({
+                    "manifest": stamp(file), "components": components,
+                    "runner": runner.identity(spec),
+                })
             }
             Self::Image { image, .. } => json!({ "image": image }),
         }
@@ -128,6 +133,31 @@ impl Launcher {
             Self::Manifest { runner, .. } => runner.words(),
             Self::Image { docker, .. } => (docker.clone(), Vec::new()),
         }
+    }
+
+    /// The settings that a manifest names. What runs manifests says the same of all of them, and
+    /// would not tell which settings are secrets.
+    pub(super) fn written_spec(&self) -> Option<SpecMessage> {
+        let Self::Manifest { file, .. } = self else { return None };
+        let text = std::fs::read_to_string(file).ok()?;
+        let mut manifest: Value = serde_saphyr::from_str(&text).ok()?;
+        let mut spec = manifest.get_mut("spec")?.take();
+        let schema = spec.get_mut("connection_specification")?.take();
+        let url = spec.get("documentation_url").and_then(Value::as_str).map(str::to_owned);
+        schema.is_object().then_some(SpecMessage {
+            connection_specification: schema,
+            supported_destination_sync_modes: Vec::new(),
+            protocol_version: None,
+            documentation_url: url,
+            rest: serde_json::Map::new(),
+        })
+    }
+
+    /// The Python file of a manifest's own components, beside it.
+    pub(super) fn components(&self) -> Option<PathBuf> {
+        let Self::Manifest { file, .. } = self else { return None };
+        let components = file.with_file_name("components.py");
+        components.is_file().then_some(components)
     }
 
     /// Whether it is known to be written with the SDK for Python, which knows more flags.
