@@ -189,7 +189,7 @@ impl Lane {
         }
         self.dirty = true;
         if let Err(error) = self.try_write(batch).await {
-            self.fail(error);
+            self.fail_with_last_words(error).await;
         }
     }
 
@@ -204,7 +204,7 @@ impl Lane {
                     *self.outcome.committed.entry(table).or_default() += committed;
                 }
             }
-            Err(error) => self.fail(error),
+            Err(error) => self.fail_with_last_words(error).await,
         }
     }
 
@@ -337,6 +337,23 @@ impl Lane {
             self.options.observer.event(&Event::RowsCommitted { table, destination, committed });
         }
         Ok(committed)
+    }
+
+    /// Fails; but what a destination that confirms later has confirmed by now is durable.
+    async fn fail_with_last_words(&mut self, error: Error) {
+        if self.commits_later()
+            && let Some(writer) = &mut self.writer
+        {
+            for checkpoint in writer.durable().await.iter().flatten() {
+                let saved =
+                    save_apart(&self.target, &self.plan, &self.fence, &self.state, checkpoint);
+                if let Err(error) = saved.await {
+                    tracing::warn!(%error, "A confirmed cursor could not be saved");
+                    break;
+                }
+            }
+        }
+        self.fail(error);
     }
 
     /// Dropping the writer leaves nothing visible of what was not committed.

@@ -5,6 +5,7 @@
 mod bench;
 mod generations;
 mod intake;
+mod later;
 mod mappings;
 mod planning;
 mod plugins;
