@@ -49,7 +49,8 @@ impl Harness for System {
 }
 
 highwater_testkit::suites! { System::fresh() =>
-    destination, append, overwrite, delete_stale, append_dedup, replace, state, schema, schema_by_key, types, types_by_key,
+    destination, append, overwrite, delete_stale, append_dedup, replace, replace_dedup,
+    generation, rebuild, sweep, compaction, state, schema, schema_by_key, types, types_by_key,
     many_tables, recreate, deletion, read_back,
     source, cursor,
 }
