@@ -243,7 +243,9 @@ impl StateStore for FilesDestination {
             record: Some(Some(record.clone())),
             ..TableChange::default()
         };
-        self.change(fence, move |_| Change { cursors: Vec::new(), tables: vec![change] }).await
+        let over = record.finished_epoch.map(|_| writer::refresh_is_over(table));
+        let cursors = over.into_iter().collect();
+        self.change(fence, move |_| Change { cursors, tables: vec![change] }).await
     }
 
     async fn release(&self, fence: &Fence) -> Result<()> {
@@ -273,6 +275,28 @@ impl StateStore for FilesDestination {
                 ..TableChange::default()
             });
             Change { cursors: vec![moved], tables: tables.into_iter().collect() }
+        })
+        .await
+    }
+
+    async fn refresh(&self, fence: &Fence, table: &TableName, rebuild: bool) -> Result<()> {
+        let table = table.clone();
+        self.change(fence, move |folded| {
+            let cursors = folded.cursors_of(&table).into_iter();
+            let known = folded.tables.get(&table).and_then(|known| known.record.clone());
+            let tables = known.map(|record| TableChange {
+                source: Some(table.clone()),
+                record: Some(Some(TableRecord {
+                    generation: record.generation + 1,
+                    rebuild,
+                    ..record
+                })),
+                ..TableChange::default()
+            });
+            Change {
+                cursors: cursors.map(|key| (key, Position::Forgotten)).collect(),
+                tables: tables.into_iter().collect(),
+            }
         })
         .await
     }

@@ -8,17 +8,18 @@ use std::time::Instant as Elapsed;
 use arrow_schema::{Field, Schema};
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
-use highwater_core::state::TableRecord;
+use highwater_core::state::{FULL_REFRESH, TableRecord};
 use highwater_core::{
-    Batch, Checkpoint, Committed, CommittedTables, Deletion, Error, Instant, LogicalType, Op, Plan,
-    Result, SchemaChange, Table, TableName, TablePlan, WriteMode, Writer,
+    Batch, Checkpoint, Committed, CommittedTables, CursorKey, Deletion, Error, Instant,
+    LogicalType, Op, Plan, Result, SchemaChange, Table, TableName, TablePlan, Writer,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::disk;
 use crate::encode::{Encoder, stored_field};
 use crate::log::{
-    Change, DataFile, Folded, Kind, Shape, SyncLog, TableChange, positions, refuse_foreign,
+    Change, DataFile, Folded, Key, Kind, Position, Shape, SyncLog, TableChange, key_parts,
+    positions, refuse_foreign,
 };
 use crate::spec::{DestinationSettings, Format};
 use crate::template::Template;
@@ -250,11 +251,14 @@ impl Files {
     ) -> Result<Option<TableChange>> {
         let plan = &part.plan;
         let mut table = TableChange { source: Some(plan.name().clone()), ..TableChange::default() };
-        if plan.write_mode == WriteMode::Replace {
+        let known = folded.tables.get(plan.name());
+        if plan.rebuild {
             table.staged.clone_from(&part.complete);
+            let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
+            let (generation, rebuild) = (plan.generation, true);
+            table.record = Some(Some(TableRecord { generation, rebuild, ..record }));
             return Ok(Some(table));
         }
-        let known = folded.tables.get(plan.name());
         let Shaped { shape, removed } =
             shape(&self.log, folded, plan, self.target.settings.format, &self.sync_id)?;
         let record = known.and_then(|t| t.record.clone()).unwrap_or_default();
@@ -262,6 +266,8 @@ impl Files {
             identity: Some(shape.identity.clone()),
             columns: column_names(plan),
             rows_total: record.rows_total + part.complete.iter().map(|file| file.rows).sum::<u64>(),
+            generation: plan.generation,
+            rebuild: false,
             ..record
         };
         let as_known = known.is_some_and(|known| {
@@ -330,7 +336,7 @@ pub(crate) fn finish(
         let Shaped { shape, removed } = shape(log, folded, table, format, sync_id)?;
         let mut rows_total = record.rows_total;
         let mut is_empty = known.files.is_empty();
-        if table.write_mode == WriteMode::Replace {
+        if table.rebuild {
             committed.deleted = known.files.iter().map(|file| file.rows).sum();
             change.removed = known.files.into_iter().map(|file| file.name).collect();
             rows_total += known.staged.iter().map(|file| file.rows).sum::<u64>();
@@ -351,16 +357,26 @@ pub(crate) fn finish(
             rows_total,
             finished_epoch: Some(log.epoch()),
             finished_at: Some(Instant::now()),
-            ..TableRecord::default()
+            generation: table.generation,
+            finished_generation: Some(table.generation),
+            rebuild: false,
+            swept_at: record.swept_at,
         }));
         if known.shape.as_ref() != Some(&shape) {
             change.shape = Some(shape);
         }
-        Ok(Some(Change { cursors: Vec::new(), tables: vec![change] }))
+        let cursors = vec![refresh_is_over(table.name())];
+        Ok(Some(Change { cursors, tables: vec![change] }))
     })?;
     crash::at(CrashPoint::FinishApplied);
     log.publish()?;
     Ok(committed)
+}
+
+/// Forgets the position of a full refresh.
+pub(crate) fn refresh_is_over(table: &TableName) -> (Key, Position) {
+    let position = CursorKey::Partition(table.clone(), FULL_REFRESH.to_owned());
+    (key_parts(&position), Position::Forgotten)
 }
 
 /// Gives a table the shape of the plan with a file that has no rows.
@@ -447,7 +463,7 @@ fn shape(
         identity = format!("{mark}{identity}");
         existing = None;
     }
-    if let (Some(existing), false) = (&existing, plan.write_mode == WriteMode::Replace) {
+    if let (Some(existing), false) = (&existing, plan.rebuild) {
         table.schema = Arc::new(merge(&existing.table, &table)?);
     }
     let identity = existing.map_or(identity, |e| e.identity);

@@ -5,6 +5,7 @@
 mod commit;
 mod paths;
 mod read;
+mod rebuild;
 mod suites;
 mod support;
 mod write;

@@ -9,10 +9,10 @@ use serde_json::json;
 use crate::support::{Folder, destination, source};
 
 /// A new folder, and the format of the files in it.
-struct Fresh(Folder, &'static str);
+pub struct Fresh(Folder, &'static str);
 
 impl Fresh {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::of("parquet")
     }
 
@@ -44,6 +44,7 @@ impl Harness for Fresh {
 
 highwater_testkit::suites! { Fresh::new() =>
     destination, append, replace, state, schema, types, many_tables, recreate, read_back, source,
+    generation,
 }
 
 /// What text files hold comes back in the types that are asked for.

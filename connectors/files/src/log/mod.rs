@@ -109,7 +109,7 @@ pub(crate) struct TableChange {
     /// Names of files whose rows are no longer part of the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) removed: Vec<String>,
-    /// Files that become visible when the table is finished (`replace`).
+    /// Files that become visible when the table is finished (a rebuild, as `replace`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) staged: Vec<DataFile>,
 }
@@ -147,7 +147,7 @@ pub(crate) struct TableState {
     pub(crate) shape: Option<Shape>,
     /// The files that hold its rows.
     pub(crate) files: Vec<DataFile>,
-    /// Files of an unfinished `replace`.
+    /// Files of an unfinished rebuild.
     pub(crate) staged: Vec<DataFile>,
     /// When an entry last changed it.
     pub(crate) changed_at: Instant,
@@ -186,6 +186,22 @@ impl Folded {
             state.staged.retain(|file| !table.added.iter().any(|added| added.stage == file.stage));
             state.staged.extend(table.staged.iter().cloned());
         }
+    }
+
+    /// Forgets what an unfinished rebuild has staged, for its files go with the run that made them:
+    /// and with it the cursors that say that its rows need not be read again.
+    fn drop_unfinished(&mut self) {
+        for (name, table) in &mut self.tables {
+            if !table.staged.is_empty() {
+                table.staged.clear();
+                self.cursors.retain(|(of, _), _| of.as_ref() != Some(name));
+            }
+        }
+    }
+
+    /// The cursors of a table.
+    pub(crate) fn cursors_of(&self, table: &TableName) -> Vec<Key> {
+        self.cursors.keys().filter(|(of, _)| of.as_ref() == Some(table)).cloned().collect()
     }
 
     /// The names of all files that were committed and not removed.

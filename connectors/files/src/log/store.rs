@@ -40,7 +40,8 @@ impl Logs {
 
     /// What a log says, without opening it.
     pub(crate) fn look(&self, sync: &str) -> Result<State> {
-        let tail = self.place.tail(sync)?;
+        let mut tail = self.place.tail(sync)?;
+        tail.folded.drop_unfinished();
         let lease = tail.lease(&self.place.folder(sync));
         Ok(State { lease, ..tail.folded.state() })
     }
@@ -136,9 +137,7 @@ impl SyncLog {
             if let Some(request) = request {
                 request.may_take(sync, tail.lease(&folder).as_ref(), Instant::now())?;
             }
-            for table in tail.folded.tables.values_mut() {
-                table.staged.clear();
-            }
+            tail.folded.drop_unfinished();
             // Whatever is committed is completed, for whoever committed it, before a new `open`
             // entry ends the part of the log that is read.
             publish::publish(root, &stage, &tail.unpublished)?;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod destination;
+mod generations;
 mod source;
 mod suites;
 mod support;
