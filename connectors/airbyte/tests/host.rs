@@ -206,6 +206,7 @@ async fn secrets_are_in_no_error() {
     let mut running = place.read().await;
     drain(&mut running).await;
     assert_eq!(running.last_lines(), "pin is ***");
+    assert!(!format!("{:?} {:?}", place.spec, place.connector()).contains("not-a-name"));
     let error = running.end().await.result().unwrap_err();
     assert!(error.message().ends_with("says: wrong: ***"), "{error}");
     assert!(!format!("{error:?} {error}").contains("not-a-name"), "{error:?}");

@@ -192,3 +192,26 @@ fn what_is_not_found_is_explained_with_a_command() {
     let error = Launcher::find(&spec(bin.path(), &at("m.yaml"))).unwrap_err();
     assert!(error.hint_text().unwrap().contains("pip install airbyte-cdk"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_docker_cannot_start_is_explained() {
+    for (words, kind, message) in [
+        (
+            "docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.",
+            ErrorKind::Transient,
+            "The Docker engine cannot be reached",
+        ),
+        (
+            "docker: Error response from daemon: manifest for airbyte/x:1 not found.",
+            ErrorKind::Config,
+            "The image of the connector cannot be run",
+        ),
+    ] {
+        let bin = tempfile::tempdir().unwrap();
+        executable(bin.path(), "docker", &format!("#!/bin/sh\necho '{words}' >&2; exit 125\n"));
+        let connector = Connector::new(spec(bin.path(), "airbyte/x:1")).unwrap();
+        let error = connector.discover().await.unwrap_err();
+        assert_eq!((error.kind(), error.message()), (kind, message));
+        assert!(error.context_value("its last lines").unwrap().contains(words), "{error}");
+    }
+}

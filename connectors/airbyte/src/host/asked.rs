@@ -174,7 +174,7 @@ impl Connector {
         let told = !ended.failures.is_empty();
         match ended.result() {
             Err(error) if told => error,
-            Err(error) if error.kind() == ErrorKind::Transient => error,
+            Err(error) if error.kind() != ErrorKind::Internal => error,
             Err(error) => error.with_kind(ErrorKind::Config).hint(self.by_hand(command)),
             Ok(()) => self.no_answer(command, ""),
         }

@@ -160,7 +160,8 @@ impl Running {
     }
 
     /// Waits for its end, once it has closed its output. What it still prints is read, and kept if
-    /// it is a log or a failure; its input is closed. When it does not end in time it is stopped.
+    /// it is a log or a failure. Its input must be closed; when it does not end in time it is
+    /// stopped.
     pub async fn end(mut self) -> Ended {
         drop(self.input.take());
         let heard = Arc::clone(&self.heard);
@@ -193,6 +194,10 @@ impl Running {
             return None;
         }
         let words = exit.words();
+        // What `docker run` ends with when it never came to start the container.
+        if self.process.is_container() && exit.code == Some(125) {
+            return Some(self.no_container());
+        }
         if exit.is_by_signal() {
             let message = format!("The connector ended in the middle of the work ({words})");
             let error = self.process.death(ErrorKind::Transient, message);
@@ -205,6 +210,21 @@ impl Running {
         let message = format!("The connector failed, and did not say why ({words})");
         let error = self.process.death(ErrorKind::Internal, message);
         Some(error.hint("Run with `--log-level debug` to see all that it says"))
+    }
+
+    fn no_container(&self) -> Error {
+        let lines = self.last_lines().to_lowercase();
+        let silent = ["docker daemon", "daemon running", "docker.sock"];
+        if silent.iter().any(|sign| lines.contains(sign)) {
+            let error = self
+                .process
+                .death(ErrorKind::Transient, "The Docker engine cannot be reached".to_owned());
+            return error.hint("Start it and see that `docker version` shows a server");
+        }
+        let message = "The image of the connector cannot be run".to_owned();
+        self.process
+            .death(ErrorKind::Config, message)
+            .hint("Look at its name and tag, and try `docker pull`")
     }
 
     /// Asks it to end, and kills it after five seconds. How it ends does not matter.

@@ -1,5 +1,6 @@
 //! A connector's settings: read, merged, kept when the connector renews them, and their secrets.
 
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,6 @@ use serde_json::{Map, Value};
 use super::ConnectorSpec;
 
 /// The settings of one connector.
-#[derive(Debug)]
 pub(super) struct Settings {
     name: String,
     given: Value,
@@ -20,6 +20,14 @@ pub(super) struct Settings {
     current: Mutex<Value>,
     warned: AtomicBool,
     book: Arc<LogBook>,
+}
+
+/// Without the settings: they hold secrets.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Settings");
+        shown.field("name", &self.name).field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 impl Settings {
