@@ -5,3 +5,6 @@ mod host;
 mod host_asked;
 mod host_find;
 mod host_support;
+mod source;
+mod source_faults;
+mod source_support;

@@ -81,17 +81,25 @@ impl Lane {
     /// `Data` for a record that cannot be read.
     pub(super) fn append(&mut self, record: &Record<'_>) -> Result<bool> {
         self.since_state += 1;
-        let (rows, bytes) = match &mut self.rows {
+        let rows = match &mut self.rows {
             Rows::Columns(decoder) => {
                 decoder.append(record)?;
-                (decoder.rows(), decoder.bytes())
+                decoder.rows()
             }
             Rows::Lines(lines) => {
                 lines.append_value(record.line());
-                (lines.offsets_slice().len() - 1, lines.values_slice().len())
+                lines.offsets_slice().len() - 1
             }
         };
-        Ok(rows >= BATCH_ROWS || bytes >= BATCH_BYTES)
+        Ok(rows >= BATCH_ROWS || self.gathered() >= BATCH_BYTES)
+    }
+
+    /// The bytes of the lines whose rows are gathered.
+    pub(super) fn gathered(&self) -> usize {
+        match &self.rows {
+            Rows::Columns(decoder) => decoder.bytes(),
+            Rows::Lines(lines) => lines.values_slice().len(),
+        }
     }
 
     /// The rows gathered so far, if there are some.

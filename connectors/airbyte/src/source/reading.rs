@@ -175,8 +175,9 @@ impl Reading {
         if self.lanes[lane].progress == Progress::Complete {
             return Err(self.error("A record came after its stream was said to be complete", lane));
         }
-        self.gathered += record.line().len();
+        let before = self.lanes[lane].gathered();
         let is_full = self.lanes[lane].append(record);
+        self.gathered += self.lanes[lane].gathered() - before;
         if is_full.map_err(|e| e.context("connector", &self.connector))? {
             self.send(lane)?;
         }
@@ -199,6 +200,7 @@ impl Reading {
 
     /// Sends on what was gathered of a table.
     fn send(&mut self, lane: usize) -> Result<()> {
+        self.gathered -= self.lanes[lane].gathered();
         match self.lanes[lane].take()? {
             Some(rows) => self.order.rows(lane, rows, &mut self.way),
             None => Ok(()),
@@ -206,7 +208,6 @@ impl Reading {
     }
 
     fn send_all(&mut self) -> Result<()> {
-        self.gathered = 0;
         (0..self.lanes.len()).try_for_each(|lane| self.send(lane))
     }
 
@@ -440,7 +441,9 @@ impl Reading {
             .context("line", self.number)
     }
 
-    fn miscount(&self, counted: u64, said: f64) -> Error {
+    fn miscount(&mut self, counted: u64, said: f64) -> Error {
+        // Not even what is complete, when it is the one.
+        self.closing = None;
         Error::data("The connector says that it sent another number of records than came")
             .context("connector", &self.connector)
             .context("sent", said)
