@@ -1,5 +1,7 @@
 //! Mappings of a table's entry: what arrives, what does not, and what is refused.
 
+use highwater_testkit::postgres::Postgres;
+
 use crate::transcript::Session;
 
 /// A sync of table `people` into `copy.db`, with these lines in its entry.
@@ -127,6 +129,53 @@ fn the_quarantine_is_made_by_migrate_and_not_against_no_migrate() {
     assert_eq!(session.run("sync sync.yml --tasks 1 --no-migrate"), 3);
     session.query("copy.db", "SELECT source_table, row FROM _highwater_quarantine");
     session.matches("mappings_migrate");
+}
+
+/// Two tables, copied at once to two destinations: both have one quarantine for both tables.
+#[test]
+fn tables_share_the_quarantine_of_a_database_and_of_a_folder() {
+    let database = Postgres::shared().create_database();
+    let mut session = Session::new();
+    for table in ["people", "members"] {
+        session.sql("crm.db", &PEOPLE.replace("people", table));
+    }
+    let config = config("mappings: [{hash: {column: email, method: SHA-512}}, {drop: ssn}]")
+        .replace("name: people", "name: \"*\"")
+        .replace("[copy]", "[warehouse, folder]");
+    let (source, _) = config.split_once("---").unwrap();
+    let destinations = "---
+kind: destination
+spec: {name: warehouse, path: postgresql, write_mode: overwrite, spec: {connection_string: \"${TARGET}\"}}
+---
+kind: destination
+spec: {name: folder, path: files, write_mode: append, spec: {path: out, format: json}}
+";
+    session.variable("TARGET", database.url()).variable("HIGHWATER_FAIL_MAPPING", "email");
+    session.hidden_file("sync.yml", format!("{source}{destinations}").as_bytes());
+    assert_eq!(session.run("sync sync.yml --tasks 4"), 3);
+    let value = |query: &str| database.value(query).unwrap_or_default();
+    // A row without an email has nothing that could fail.
+    assert_eq!(value("SELECT string_agg(id::text, ',') FROM people"), "4");
+    let quarantined = "SELECT string_agg(source_table || (row ->> 'id'), ',' ORDER BY source_table,
+        row ->> 'id') FROM _highwater_quarantine WHERE sync = 'crm' AND \"column\" = 'email'";
+    assert_eq!(value(quarantined), "members1,members2,members3,people1,people2,people3");
+    let mut lines = Vec::new();
+    let mut folders = vec![session.path("out")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+            assert!(!text.contains("@example.com") && !text.contains("078-05"), "{path:?}");
+            if path.to_string_lossy().contains("highwater_quarantine") {
+                lines.extend(text.lines().map(str::to_owned));
+            }
+        }
+    }
+    assert_eq!(lines.len(), 6, "{lines:?}");
 }
 
 #[test]
