@@ -7,4 +7,5 @@ mod host_find;
 mod host_support;
 mod source;
 mod source_faults;
+mod source_killed;
 mod source_support;
