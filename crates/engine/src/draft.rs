@@ -72,6 +72,8 @@ impl Drafter<'_> {
         check_sweep(table, options, read_mode, is_keyed)?;
         let deletion_column = deletion_column(&read, options, is_keyed)?;
         let source = Arc::new(self.records(read, options));
+        // Who takes records as they came reads that from them itself.
+        let deletion_column = deletion_column.filter(|column| source.field(column).is_some());
         let mut mapped = source.as_ref().clone().with_primary_key(primary_key);
         mapped.cursor_field = cursor_field.clone();
         let mapped = mappings::table(&options.mappings, &mapped)?;

@@ -122,6 +122,9 @@ impl Lane {
         let stage = Stage::open(target, &mut plan, &mut partition).await?;
         let chain = Chain::new(&target.transformers, &plan).await?;
         let writer = target.destination.writer(&plan, &partition, fence).await?;
+        if target.destination.capabilities().commits_later {
+            remember_generations(target, &plan, &partition, fence, &site.state).await?;
+        }
         Ok(Self {
             target_index,
             is_keeper,
@@ -368,6 +371,24 @@ async fn hand_on(writer: &mut Option<Box<dyn Writer>>, batch: Batch) -> Result<(
         Some(writer) => writer.write(batch).await,
         None => Err(Error::internal("The writer is gone")),
     }
+}
+
+/// Remembers which reading of each table begins, before the first of its rows goes out: where this
+/// run fails without a cursor, the next one must not add to what the destination has of it.
+async fn remember_generations(
+    target: &Target,
+    plan: &Plan,
+    partition: &Partition,
+    fence: &Fence,
+    state: &State,
+) -> Result<()> {
+    for name in &partition.tables {
+        let known = state.tables.get(name).map_or(0, |record| record.generation);
+        if plan.tables.get(name).is_some_and(|table| table.generation > known) {
+            save_record(target, plan, fence, state, name, None).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Data first, then the cursor in its other store: a crash in between repeats rows and loses none.

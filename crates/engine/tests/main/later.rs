@@ -4,14 +4,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow_schema::Field;
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field};
 use async_trait::async_trait;
+use highwater_core::plan::DELETED_AT;
+use highwater_core::types::{RECORD, with_metadata};
 use highwater_core::{
-    Batch, Capabilities, Checkpoint, Committed, CommittedTables, CursorKey, Destination,
-    DestinationDelivery, Error, ErrorKind, ExistingTable, Fence, Partition, Plan, Result,
-    SchemaChange, StateStore, TableName, TablePlan, WriteMode, Writer,
+    Batch, Capabilities, Checkpoint, Committed, CommittedTables, Completion, CursorKey,
+    Destination, DestinationDelivery, Error, ErrorKind, ExistingTable, Fence, Op, Output,
+    Partition, Plan, Result, SchemaChange, Source, SourceDelivery, State, StateStore, Table,
+    TableName, TablePlan, WriteMode, Writer,
 };
-use highwater_engine::{Outcome, Summary, Target};
+use highwater_engine::{Outcome, Summary, Target, sync};
 use highwater_testkit::memory::Memory;
 use highwater_testkit::scripted::{Journal, Script, Step};
 use highwater_testkit::tables::{item, item_table, items};
@@ -52,11 +56,12 @@ struct LaterWriter {
 impl Destination for Later {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            write_modes: &[WriteMode::Append, WriteMode::Overwrite],
+            write_modes: &[WriteMode::Append, WriteMode::Overwrite, WriteMode::Replace],
             delivery: DestinationDelivery::Separate,
             writers_max: 1,
             describes_tables: false,
             commits_later: true,
+            takes_records: Some("test"),
             ..Capabilities::transactional(63)
         }
     }
@@ -87,10 +92,13 @@ impl Destination for Later {
 
     async fn writer(
         &self,
-        _plan: &Plan,
+        plan: &Plan,
         partition: &Partition,
         _fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
+        for table in plan.tables.values() {
+            self.journal.note(format!("generation {} of {}", table.generation, table.name()));
+        }
         let tables: Vec<_> = partition.tables.iter().map(ToString::to_string).collect();
         self.journal.note(format!("writer of {}", tables.join(", ")));
         let waiting = VecDeque::new();
@@ -304,4 +312,77 @@ async fn others_are_not_kept_waiting_and_do_not_fail_with_it() {
     assert!(summary.destinations[1].tables[0].complete, "{summary:?}");
     assert_eq!(lines(&bench, "read").len(), 2, "each has a read of its own");
     assert_eq!(lines(&bench, "acknowledge"), Vec::<String>::new(), "one has not got it");
+}
+
+#[tokio::test]
+async fn each_attempt_at_a_full_refresh_is_a_generation_of_its_own() {
+    let steps = vec![upsert(1..3), Step::FailOnce(ErrorKind::Transient), upsert(3..4)];
+    let (mut bench, _store) = bench_of(steps, Confirms::AtOnce, None);
+    bench.full_refresh(WriteMode::Replace);
+    let source = Arc::new(bench.source());
+    for expected in [Outcome::TryLater, Outcome::Complete] {
+        let source: Arc<dyn Source> = source.clone();
+        let summary = sync(source, &bench.request, &bench.options).await.unwrap();
+        assert_eq!(summary.outcome(), expected, "{summary:?}");
+    }
+    // Else the rows of the first would be among those of the second.
+    assert_eq!(lines(&bench, "generation"), ["generation 1 of t", "generation 2 of t"]);
+}
+
+/// A source whose records come as they are, in tables with a key and a word for deletions.
+struct Lines;
+
+#[async_trait]
+impl Source for Lines {
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn discover(&self, _only: Option<&[String]>) -> Result<Vec<Table>> {
+        let text = |name: &str| Field::new(name, DataType::Utf8, true);
+        let line = with_metadata(text("_line"), RECORD, "line:test");
+        let fields = vec![text("id"), text("updated_at"), text(DELETED_AT), line];
+        let mut table = Table::new(TableName::new("t"), fields).with_primary_key(["id"]);
+        table.source_defined_cursor = true;
+        Ok(vec![table])
+    }
+
+    fn delivery(&self, _table: &TablePlan) -> SourceDelivery {
+        SourceDelivery::Once
+    }
+
+    async fn review(&self, _table: &TablePlan) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {
+        Ok(plan.tables.keys().map(Partition::whole).collect())
+    }
+
+    async fn read(
+        &self,
+        plan: &Plan,
+        _partition: &Partition,
+        _state: &State,
+        output: Output,
+    ) -> Result<Completion> {
+        let table = &plan.tables[&TableName::new("t")];
+        assert_eq!(table.source.column_names().collect::<Vec<_>>(), ["_line"]);
+        let lines: ArrayRef = Arc::new(StringArray::from(vec!["{}", "{}"]));
+        let rows = RecordBatch::try_new(Arc::clone(&table.source.schema), vec![lines]).unwrap();
+        output.batch(Batch { table: Arc::clone(&table.source), op: Op::Upsert, rows }).await?;
+        let key = CursorKey::Table(table.name().clone());
+        output.checkpoint(Checkpoint::of(key, json!(1))).await?;
+        Ok(Completion::Complete)
+    }
+}
+
+#[tokio::test]
+async fn records_pass_as_they_came_also_where_rows_have_keys_and_are_deleted() {
+    let (mut bench, store) = bench(Confirms::AtOnce, None);
+    bench.request.targets[0].write_mode = WriteMode::Overwrite;
+    let summary = sync(Arc::new(Lines), &bench.request, &bench.options).await.unwrap();
+    assert_eq!(summary.outcome(), Outcome::Complete, "{summary:?}");
+    assert_eq!(lines(&bench, "write "), ["write t 2"]);
+    assert_eq!(position(&store, "t").await, Some(1));
 }
