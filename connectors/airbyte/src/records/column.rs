@@ -114,6 +114,7 @@ impl Column {
     }
 
     /// Appends a whole number to a column of those, or NULL.
+    #[inline(always)]
     pub(super) fn push_long(&mut self, value: Option<i64>) {
         match (value, &mut self.values) {
             (Some(value), Values::Longs(values)) => {
@@ -151,27 +152,35 @@ impl Column {
             }
             (Kind::Integer, Some(b'0'..=b'9' | b'-')) => match integer(bytes, at) {
                 Some((value, end)) => {
-                    if let Values::Longs(values) = &mut self.values {
-                        values.push(value);
-                        self.nulls.append_non_null();
-                    }
+                    self.push_long(Some(value));
                     Ok((end, Fate::Kept))
                 }
                 None => self.unusual(text, at),
             },
-            (Kind::TimestampUtc, Some(b'"')) => {
+            (Kind::Number, Some(b'0'..=b'9' | b'-')) => {
+                let double = scan::number(bytes, at).map(|end| (text[at..end].parse(), end));
+                match (double, &mut self.values) {
+                    (Ok((Ok(value), end)), Values::Doubles(values)) if f64::is_finite(value) => {
+                        values.push(value);
+                        self.nulls.append_non_null();
+                        Ok((end, Fate::Kept))
+                    }
+                    _ => self.unusual(text, at),
+                }
+            }
+            (Kind::TimestampUtc | Kind::Timestamp, Some(b'"')) => {
                 let content = scan::string(bytes, at + 1)?;
                 let moment = moment::moment(&text[at + 1..content.end]);
-                match moment.filter(|moment| !moment.clock.cut).and_then(moment::Moment::utc) {
-                    Some(micros) => {
-                        if let Values::Longs(values) = &mut self.values {
-                            values.push(micros);
-                            self.nulls.append_non_null();
-                        }
-                        Ok((content.end + 1, Fate::Kept))
-                    }
-                    None => self.unusual(text, at),
+                let exact = moment.filter(|moment| !moment.clock.cut);
+                let micros = match self.kind {
+                    Kind::Timestamp => exact.and_then(moment::Moment::local),
+                    _ => exact.and_then(moment::Moment::utc),
+                };
+                match micros {
+                    Some(_) => self.push_long(micros),
+                    None => return self.unusual(text, at),
                 }
+                Ok((content.end + 1, Fate::Kept))
             }
             (Kind::Object, Some(b'{')) | (Kind::Array, Some(b'[')) => {
                 let value = scan::value(bytes, at)?;

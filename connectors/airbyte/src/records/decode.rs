@@ -20,6 +20,8 @@ use super::schema::Kind;
 
 /// Names of unknown fields that are remembered; more are counted together.
 const UNKNOWN_MAX: usize = 100;
+/// Names longer than this are not remembered: they are no names.
+const NAME_BYTES_MAX: usize = 200;
 /// Keys that are remembered in the form in which they came.
 const KEYS_MAX: usize = 4_096;
 /// The texts of a batch have offsets of 32 bits, and cleaning may make a text a little longer.
@@ -359,7 +361,7 @@ impl Decoder {
         let name = scan::unescaped(raw, content);
         let slot = match self.slots.get(&*name) {
             Some(slot) => *slot,
-            None if self.unknown.len() < UNKNOWN_MAX => {
+            None if self.unknown.len() < UNKNOWN_MAX && name.len() <= NAME_BYTES_MAX => {
                 let counter = self.unknown.len() as u32;
                 self.unknown.push((name.as_ref().to_owned(), 0));
                 self.slots.insert(name.into(), Slot::Unknown(counter));
