@@ -210,6 +210,12 @@ impl Destination for FilesDestination {
         blocking(move || read_back::send(logs.place(), &target.settings, &table, &output)).await
     }
 
+    async fn clear(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+        let log = self.log(plan, fence).await?;
+        let (target, table, sync_id) = (self.target.clone(), table.clone(), plan.sync_id.clone());
+        blocking(move || writer::clear(&target, &log, &sync_id, &table)).await
+    }
+
     fn state_store(&self) -> Option<&dyn StateStore> {
         Some(self)
     }

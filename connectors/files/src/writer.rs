@@ -402,6 +402,36 @@ pub(crate) fn migrate(
     log.publish()
 }
 
+/// Removes every row of a table, and forgets what is remembered of it.
+pub(crate) fn clear(
+    target: &Target,
+    log: &SyncLog,
+    sync_id: &str,
+    table: &TablePlan,
+) -> Result<Committed> {
+    let mut committed = Committed::default();
+    log.change(Kind::State, |folded| {
+        let Some(known) = folded.tables.get(table.name()) else { return Ok(None) };
+        committed.deleted = known.files.iter().map(|file| file.rows).sum();
+        let Shaped { shape, .. } = shape(log, folded, table, target.settings.format, sync_id)?;
+        let mut change = TableChange {
+            source: Some(table.name().clone()),
+            record: Some(None),
+            shape: Some(shape),
+            added: empty_file(target, log, sync_id, table)?.into_iter().collect(),
+            removed: known.files.iter().map(|file| file.name.clone()).collect(),
+            ..TableChange::default()
+        };
+        let (root, mut taken) = (log.place().root(), BTreeSet::new());
+        give_names(target, root, folded, &mut change.added, &change.removed, &mut taken)?;
+        let cursors = folded.cursors_of(table.name()).into_iter();
+        let cursors = cursors.map(|key| (key, Position::Forgotten)).collect();
+        Ok(Some(Change { cursors, tables: vec![change] }))
+    })?;
+    log.publish()?;
+    Ok(committed)
+}
+
 /// A file with columns and no rows; `None` for JSON, where columns come with rows only.
 fn empty_file(
     target: &Target,

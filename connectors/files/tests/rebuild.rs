@@ -73,3 +73,28 @@ async fn what_needs_keys_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
 }
+
+/// A table that is cleared has no rows, and the next sync starts as the first did.
+#[tokio::test]
+async fn a_cleared_table_is_as_never_synced() {
+    for format in ["parquet", "csv", "jsonl"] {
+        let folder = Fresh::of(format);
+        let job = Job::new(item_table("items"), WriteMode::Append).by_cursor("updated_at");
+        sync(&folder, &job, &[batch(&[item(1, "a", 1)])]).await;
+        sync(&folder, &job, &[batch(&[item(2, "b", 2)])]).await;
+        let run = Run::open(&folder, &job).await;
+        let older = Run::open(&folder, &job).await;
+        let refused = run.destination.clear(&run.plan, run.table(), &run.fence).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Fenced);
+        let cleared = older.destination.clear(&older.plan, older.table(), &older.fence).await;
+        assert_eq!(cleared.unwrap().deleted, 2);
+        older.release().await;
+        assert_eq!(highwater_testkit::rows::count(&visible(&folder, &job).await), 0);
+        assert_eq!(record(&folder, &job).await, None);
+        let run = Run::open(&folder, &job).await;
+        assert!(run.state.cursors.is_empty());
+        run.commit(&[batch(&[item(3, "c", 3)])], 1).await;
+        run.finish().await;
+        assert_eq!(highwater_testkit::rows::count(&visible(&folder, &job).await), 1);
+    }
+}

@@ -16,7 +16,7 @@ impl Fresh {
         Self::of("parquet")
     }
 
-    fn of(format: &'static str) -> Self {
+    pub fn of(format: &'static str) -> Self {
         Self(Folder::new(), format)
     }
 }

@@ -298,7 +298,10 @@ fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) ->
             identity: catalog::identity(&connection, &table.target.name.name).map_err(failed)?,
             columns: table.target.column_names().map(str::to_owned).collect(),
             // Records of deletions have taken numbers of the arrival order.
-            rows_total: if derived::remembers_keys(table) { committed.deleted } else { 0 },
+            rows_total: match (derived::remembers_keys(table), table.write_mode) {
+                (true, WriteMode::AppendDedup) => committed.deleted,
+                _ => 0,
+            },
             finished_epoch: Some(fence.epoch),
             finished_at: Some(plan.started_at),
             generation: table.generation,

@@ -161,8 +161,8 @@ fn written(plan: &Plan) -> Arc<Plan> {
 fn is_merged(table: &TablePlan) -> bool {
     match table.write_mode {
         WriteMode::Append | WriteMode::Replace => false,
-        WriteMode::AppendDedup | WriteMode::ReplaceDedup => true,
-        WriteMode::Overwrite | WriteMode::OverwriteDeleteStale => {
+        WriteMode::AppendDedup => true,
+        WriteMode::Overwrite | WriteMode::OverwriteDeleteStale | WriteMode::ReplaceDedup => {
             !table.target.primary_key.is_empty()
         }
     }

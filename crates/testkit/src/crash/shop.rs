@@ -202,7 +202,7 @@ impl Deliveries {
         let complete = read_mode == ReadMode::FullRefresh;
         match mode {
             WriteMode::Append => self.versions(),
-            WriteMode::Replace => exactly(current),
+            WriteMode::Replace | WriteMode::ReplaceDedup => exactly(current),
             WriteMode::OverwriteDeleteStale if complete => exactly(current),
             // Rows that are gone at the source stay, in whatever version was delivered last.
             _ => {

@@ -89,6 +89,28 @@ pub async fn a_tie_is_broken_by_arrival(harness: &dyn Harness) {
     assert_eq!(count(&visible_history(harness, &job()).await), 5);
 }
 
+/// Three versions of a row in one batch, not in their order, and an older one in the next sync:
+/// one row is left, the newest.
+pub async fn three_versions_in_one_batch_leave_the_newest(harness: &dyn Harness) {
+    let three = [item(1, "10", 100), item(1, "20", 200), item(1, "15", 150)];
+    let committed = sync(harness, &job(), &[batch(&three)]).await;
+    assert_eq!((committed.written, committed.deleted), (1, 0));
+    expect(harness, &job(), &three[1..2]).await;
+    sync(harness, &job(), &[batch(&[item(1, "1", 50)])]).await;
+    expect(harness, &job(), &three[1..2]).await;
+    assert_eq!(count(&visible_history(harness, &job()).await), 4);
+}
+
+/// Without a column that orders versions, what arrives last counts: rows and deletions alike.
+pub async fn without_an_order_the_later_arrival_counts(harness: &dyn Harness) {
+    let job = Job { cursor_field: None, ..job() };
+    sync(harness, &job, &[batch(&[item(1, "first", 9), item(1, "second", 1)]), gone(2, 9)]).await;
+    expect(harness, &job, &[item(1, "second", 1)]).await;
+    sync(harness, &job, &[gone(1, 0), batch(&[item(2, "back", 1)])]).await;
+    expect(harness, &job, &[item(2, "back", 1)]).await;
+    assert_eq!(count(&visible_history(harness, &job).await), 5);
+}
+
 /// NULL is the lowest cursor: any value replaces it, it replaces no value, and among NULLs the
 /// later arrival counts.
 pub async fn null_is_the_lowest_cursor(harness: &dyn Harness) {
@@ -122,6 +144,16 @@ pub async fn a_late_older_row_stays_deleted(harness: &dyn Harness) {
     sync(harness, &job(), &[gone(2, 5), batch(&[item(2, "late", 4)])]).await;
     expect(harness, &job(), &[]).await;
     assert_eq!(count(&visible_history(harness, &job()).await), 5);
+}
+
+/// A row and its deletion of the same moment in one batch: the deletion came later and counts.
+/// The other way round the row does.
+pub async fn a_row_and_its_deletion_of_one_moment(harness: &dyn Harness) {
+    let moment = [batch(&[item(1, "a", 5)]), gone(1, 5), gone(2, 5), batch(&[item(2, "b", 5)])];
+    sync(harness, &job(), &moment).await;
+    expect(harness, &job(), &[item(2, "b", 5)]).await;
+    sync(harness, &job(), &[batch(&[item(1, "late", 4)])]).await;
+    expect(harness, &job(), &[item(2, "b", 5)]).await;
 }
 
 /// A row that is newer than its deletion brings the row back, and an older one after that does
