@@ -1,4 +1,4 @@
-//! What reading RECORD lines costs: ours, serde_json's value tree, and arrow-json.
+//! What reading and writing RECORD lines costs: ours, serde_json's value tree, and arrow-json.
 //!
 //! `cargo bench -p highwater-airbyte --bench records` prints bytes and rows per second, the best of
 //! five rounds, on one core. `RECORDED_LINES` names a recorded run (JSON lines, gzip); by default
@@ -13,8 +13,9 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
-use highwater_airbyte::records::{Decoder, Kind, Line, Origin, Wanted, parse, schema};
+use highwater_airbyte::records::{Decoder, Encoder, Kind, Line, Origin, Wanted, parse, schema};
 use serde_json::{Value, json};
 
 const ROUNDS: usize = 5;
@@ -40,6 +41,8 @@ fn main() {
     measure("all columns, time and meta", lines, rows, || decoded(lines, wanted.clone()));
     let line = Wanted { field: Kind::Text.field("line"), origin: Origin::Line };
     measure("the lines as they are", lines, rows, || decoded(lines, vec![line.clone()]));
+    let batches = batches(lines, all_columns());
+    measure("rows written as lines", lines, rows, || encoded(&batches));
     measure("serde_json::Value", lines, rows, || {
         let is_record = |line: &&&[u8]| {
             black_box(serde_json::from_slice::<Value>(line).unwrap())["type"] == "RECORD"
@@ -68,7 +71,7 @@ fn main() {
 }
 
 /// The lines of a batch that are records.
-fn records(batch: &arrow_array::RecordBatch) -> usize {
+fn records(batch: &RecordBatch) -> usize {
     batch.num_rows() - black_box(batch).column_by_name("record").unwrap().null_count()
 }
 
@@ -86,6 +89,34 @@ fn decoded(lines: &[&[u8]], wanted: Vec<Wanted>) -> usize {
     }
     assert_eq!((decoder.unknown().count(), decoder.changed().count()), (0, 0));
     rows + black_box(decoder.finish().unwrap()).num_rows()
+}
+
+fn batches(lines: &[&[u8]], wanted: Vec<Wanted>) -> Vec<RecordBatch> {
+    let properties = users_schema();
+    let mut decoder = Decoder::new(wanted, schema::property_names(&properties)).unwrap();
+    let mut batches = Vec::new();
+    for (number, line) in (1..).zip(lines) {
+        if let Line::Record(record) = parse(line, number).unwrap() {
+            decoder.append(&record).unwrap();
+        }
+        if decoder.rows() == BATCH_ROWS {
+            batches.push(decoder.finish().unwrap());
+        }
+    }
+    batches.push(decoder.finish().unwrap());
+    batches
+}
+
+fn encoded(batches: &[RecordBatch]) -> usize {
+    let encoder = Encoder::new(None, "users", &batches[0].schema()).unwrap();
+    let mut rows = 0;
+    for batch in batches {
+        let mut out = String::new();
+        encoder.encode(batch, 1_795_254_085_847, &mut out).unwrap();
+        black_box(out);
+        rows += batch.num_rows();
+    }
+    rows
 }
 
 fn all_columns() -> Vec<Wanted> {
