@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::host_support::drain;
 
 /// The virtual environment that `scripts/install-sdks` makes, or why there is none.
-fn environment() -> Result<PathBuf, String> {
+pub fn environment() -> Result<PathBuf, String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     let folder = workspace.join(target).join("sdk/airbyte");
@@ -28,11 +28,11 @@ fn environment() -> Result<PathBuf, String> {
     }
 }
 
-fn files() -> PathBuf {
+pub fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/connectors")
 }
 
-fn spec(environment: &Path, cache: &Path, path: &str) -> ConnectorSpec {
+pub fn spec(environment: &Path, cache: &Path, path: &str) -> ConnectorSpec {
     let mut spec = ConnectorSpec::new("genuine", Role::Source, path);
     spec.cache_dir = cache.to_owned();
     let python = environment.display().to_string();
