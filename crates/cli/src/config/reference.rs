@@ -88,7 +88,8 @@ This page is made from the types that read the file.
 
 /// What is done to rows before they are written.
 fn mappings(out: &mut String) {
-    section::<MappingKeys>(out, "Mappings", "An entry of `mappings` is one of these keys.");
+    let words = "An entry of `mappings` is one of these keys; [more about them](mappings.md).";
+    section::<MappingKeys>(out, "Mappings", words);
     section::<Rename>(out, "`rename`", "A column gets another name.");
     section::<Hash>(out, "`hash`", "Values become hashes.");
     section::<Encrypt>(out, "`encrypt`", "Values become ciphertexts.");
