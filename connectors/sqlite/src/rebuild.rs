@@ -30,18 +30,19 @@ pub(crate) fn ensure(
 ) -> Result<()> {
     let failed = |error| explain(error, &location.path);
     let beside = derived::beside(table, &SqliteDialect);
-    if mark_of(connection, plan, &beside)
-        .map_err(failed)?
-        .is_some_and(|mark| rebuild::goes_on(&mark, &plan.sync_id, table))
-    {
-        return if fitted { Ok(()) } else { fit(connection, location, &beside) };
+    let mark = mark_of(connection, plan, &beside).map_err(failed)?;
+    let begun = mark.is_some_and(|mark| rebuild::goes_on(&mark, &plan.sync_id, table));
+    match (begun, fitted) {
+        (true, true) => return Ok(()),
+        (true, false) => fit(connection, location, &beside)?,
+        (false, _) => drop_all(connection, &beside).map_err(failed)?,
     }
-    drop_all(connection, &beside).map_err(failed)?;
     let token = format!("{}{}", identity_prefix(&plan.sync), rebuild::mark(&plan.sync_id, table));
     // Where rows are only added, a unique index in place of a key is made after the swap, under
     // the name that belongs to it.
     let wanted = if table.write_mode == WriteMode::Replace { 1 } else { usize::MAX };
     for made in derived::all(&beside, &SqliteDialect) {
+        // Those that are there stay; the write mode may need more than that of the run before.
         let statements = ddl::create_table(&SqliteDialect, &made, Some(&token))?;
         for statement in statements.iter().take(wanted) {
             connection.execute_batch(statement).map_err(failed)?;

@@ -157,3 +157,21 @@ async fn a_finish_is_repeated_without_the_state() {
     let names = [TableName::new("swept")];
     assert!(run.destination.describe(&names).await.unwrap()[0].is_some());
 }
+
+/// The write mode may change between two runs of one rebuild: what the new one needs is made.
+#[tokio::test]
+async fn a_write_mode_that_changes_while_the_table_is_read_anew() {
+    let file = empty();
+    let before = job(WriteMode::Overwrite);
+    sync(&file, &before, &[upsert(&items(&before.table, &[item(9, "old", 9)]))]).await;
+    refresh(&file, &before, true).await;
+    let run = Run::open(&file, &before).await;
+    run.commit(&[upsert(&items(&before.table, &[item(1, "a", 1)]))], 1).await;
+    drop(run);
+    let after = job(WriteMode::AppendDedup);
+    sync(&file, &after, &[upsert(&items(&after.table, &[item(2, "b", 2)]))]).await;
+    let rows = [item(1, "a", 1), item(2, "b", 2)];
+    assert_same(&visible(&file, &after).await, &[items(&after.table, &rows)]);
+    assert_same(&visible_history(&file, &after).await, &[items(&after.table, &rows[1..])]);
+    assert_eq!(file.rows(BESIDE), [""; 0]);
+}
