@@ -14,4 +14,5 @@ mod records_random;
 mod source;
 mod source_faults;
 mod source_killed;
+mod source_sdk;
 mod source_support;

@@ -100,7 +100,13 @@ impl Offered {
                 match columns.asked(&stream, path) {
                     // A pattern may match streams that the path is not meant for.
                     Err(_) if asked.pattern.contains('*') => {}
-                    done => done.map_err(|error| error.context("table", &name))?,
+                    done => {
+                        let column = done.map_err(|error| error.context("table", &name))?;
+                        let is_other = column.is_some_and(|column| column != path.join("_"));
+                        if is_other {
+                            return Err(taken(path).context("table", &name));
+                        }
+                    }
                 }
             }
         }
@@ -181,8 +187,9 @@ impl Columns {
         }
     }
 
-    /// The column for a path that the user names. What the schema does not describe is text.
-    fn asked(&mut self, stream: &AirbyteStream, path: &[String]) -> Result<()> {
+    /// The column for a nested path that the user names. What the schema does not describe is
+    /// text.
+    fn asked(&mut self, stream: &AirbyteStream, path: &[String]) -> Result<Option<String>> {
         let known = path.first().is_some_and(|first| self.paths.contains_key(first));
         if !known {
             let names: Vec<_> = schema::property_names(&stream.json_schema).take(20).collect();
@@ -190,11 +197,11 @@ impl Columns {
                 .context("path", path.join("."))
                 .hint(format!("Its fields are: {}", names.join(", "))));
         }
-        if path.len() > 1 {
-            let field = schema::field_at(&stream.json_schema, path, "");
-            self.nested(path, &field.unwrap_or_else(|| Kind::Text.field("")));
+        if path.len() < 2 {
+            return Ok(None);
         }
-        Ok(())
+        let field = schema::field_at(&stream.json_schema, path, "");
+        Ok(Some(self.nested(path, &field.unwrap_or_else(|| Kind::Text.field("")))))
     }
 
     /// A column for what is at a nested path, once.
@@ -207,6 +214,14 @@ impl Columns {
         self.paths.insert(name.clone(), path.to_vec());
         name
     }
+}
+
+/// The user's settings mean the column by the path's own name, and another field has that.
+fn taken(path: &[String]) -> Error {
+    Error::config("The column of a nested path would have the name of another field")
+        .context("path", path.join("."))
+        .context("field", path.join("_"))
+        .hint("Leave the path out: a key or cursor that the source itself defines needs no name")
 }
 
 /// `name`, or the first of `name_2`, `name_3` … that no field has.
@@ -330,6 +345,8 @@ mod tests {
     fn a_path_that_cannot_be_is_an_error_and_a_lost_key_is_no_key() {
         let error = offered(stream(), &[&["gone", "x"]]).unwrap_err();
         assert_eq!(error.context_value("path"), Some("gone.x"));
+        let clash = offered(stream(), &[&["metadata", "updated_at"]]).unwrap_err();
+        assert_eq!(clash.context_value("field"), Some("metadata_updated_at"));
         let mut bare = stream();
         bare["json_schema"] = json!({});
         let table = offered(bare, &[]).unwrap().table;
