@@ -31,10 +31,10 @@ impl Dialect for PostgresDialect {
     }
 
     fn column_type(&self, field: &Field) -> Result<String> {
-        if let Some(declared) = declared(field) {
-            return Ok(declared.to_owned());
-        }
-        logical_type(field)
+        let natural = logical_type(field)?;
+        let Some(declared) = declared(field) else { return Ok(natural) };
+        stored::check_declared(field, &natural, declared)?;
+        Ok(declared.to_owned())
     }
 
     fn staging_type(&self, field: &Field) -> Result<String> {
@@ -82,6 +82,10 @@ impl Dialect for PostgresDialect {
         } else {
             format!("{column} = {parameter}")
         }
+    }
+
+    fn row_id(&self) -> Option<&'static str> {
+        Some("ctid")
     }
 
     fn lock_shared(&self) -> &'static str {

@@ -1,9 +1,14 @@
-//! The key of a table that was loaded before it had one: faster than keeping an index up to date.
+//! The key of a table that was loaded before it had one (faster than keeping an index up to date),
+//! and keys that may be NULL but are not.
 
-use highwater_core::{Result, Table};
+use std::sync::Arc;
+
+use arrow_schema::{Field, Schema};
+use highwater_core::{Result, Table, TablePlan};
 use highwater_sql::{Dialect, ddl};
 use tokio_postgres::error::SqlState;
 
+use crate::catalog::{self, get};
 use crate::dialect::PostgresDialect;
 use crate::session::{Session, quote};
 
@@ -14,7 +19,7 @@ use crate::session::{Session, quote};
 /// As the server's.
 pub(crate) async fn add(session: &Session, table: &Table) -> Result<u64> {
     let Some(statement) = ddl::add_key(&PostgresDialect, table) else { return Ok(0) };
-    let nullable = |key: &String| table.field(key).is_none_or(arrow_schema::Field::is_nullable);
+    let nullable = |key: &String| table.field(key).is_none_or(Field::is_nullable);
     // An index takes two NULLs for different values; the rules of the merge do not.
     let mut removed =
         if table.primary_key.iter().any(nullable) { fold(session, table).await? } else { 0 };
@@ -47,4 +52,38 @@ async fn fold(session: &Session, table: &Table) -> Result<u64> {
     );
     let removed = session.execute_typed(&statement, &[]).await;
     removed.map_err(|e| session.error("fold equal keys", e).context("table", &table.name))
+}
+
+/// The plan for merging the rows of `from` (an identifier, quoted) by their keys. `IS NOT DISTINCT
+/// FROM` takes every pair of rows, `=` a hash or an index: where no row of `from` that fulfils
+/// `condition` has NULL in its key, the columns of the key count as NOT NULL.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn as_they_are(
+    session: &Session,
+    plan: &TablePlan,
+    from: &str,
+    condition: &str,
+) -> Result<TablePlan> {
+    let key = &plan.target.primary_key;
+    let is_nullable = |name: &&String| plan.target.field(name).is_some_and(Field::is_nullable);
+    let nulls: Vec<String> =
+        key.iter().filter(is_nullable).map(|name| format!("{} IS NULL", quote(name))).collect();
+    if nulls.is_empty() {
+        return Ok(plan.clone());
+    }
+    let nulls = nulls.join(" OR ");
+    let statement = format!("SELECT EXISTS (SELECT 1 FROM {from} WHERE ({nulls}) AND {condition})");
+    let rows = catalog::rows(session, &statement, &[]).await?;
+    if rows.first().map_or(Ok(true), |row| get(row, 0))? {
+        return Ok(plan.clone());
+    }
+    let mut target = plan.target.as_ref().clone();
+    let fields = target.schema.fields().iter().map(|field| {
+        let nullable = field.is_nullable() && !key.contains(field.name());
+        field.as_ref().clone().with_nullable(nullable)
+    });
+    target.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    Ok(TablePlan { target: Arc::new(target), ..plan.clone() })
 }

@@ -2,8 +2,8 @@
 //! form that `describe` shows.
 
 use arrow_schema::Field;
-use highwater_core::Result;
-use highwater_core::types::{DECLARED, DEFINITION, EXTENSION, with_metadata};
+use highwater_core::types::{DECLARED, DEFINITION, EXTENSION, type_name, with_metadata};
+use highwater_core::{Error, LogicalType, Result};
 use highwater_sql::Dialect;
 use tokio_postgres::types::Type;
 
@@ -84,6 +84,45 @@ pub(crate) fn resolve(column_type: &str, definition: Option<&str>) -> String {
     resolved
 }
 
+/// Values are sent in the binary form of their own type: a column of the declared type has to take
+/// that form. Texts are cast by the server.
+///
+/// # Errors
+/// `Schema` when what is declared for a column contradicts its type: the server would take the
+/// bytes for another value.
+pub(crate) fn check_declared(field: &Field, natural: &str, declared: &str) -> Result<()> {
+    if matches!(LogicalType::of(field)?, LogicalType::Text | LogicalType::Null) {
+        return Ok(());
+    }
+    let definition = field.metadata().get(DEFINITION).map(String::as_str);
+    let stored = wire_of(&resolve(declared, definition));
+    let sent = wire_of(natural);
+    if let (Some(sent), Some(stored)) = (&sent, &stored)
+        && is_taken(sent, stored)
+    {
+        return Ok(());
+    }
+    Err(Error::schema("A column is declared to have a type that its values do not have")
+        .context("column", field.name())
+        .context("declared", declared)
+        .context("type of the values", type_name(field))
+        .hint(format!(
+            "write the column's `{DECLARED}` anew, or not at all, where the data comes from"
+        )))
+}
+
+/// Whether a column of the type `stored` takes the bytes of `sent` for the same value.
+fn is_taken(sent: &Wire, stored: &Wire) -> bool {
+    use Wire as W;
+    match (sent, stored) {
+        (W::Decimal { .. } | W::Numeric, W::Decimal { .. } | W::Numeric)
+        | (W::Timestamp | W::TimestampTz, W::Timestamp | W::TimestampTz)
+        | (W::Json, W::Jsonb | W::Text) => true,
+        (W::List(sent), W::List(stored)) => is_taken(sent, stored),
+        _ => sent == stored,
+    }
+}
+
 fn wire_of(sql_name: &str) -> Option<Wire> {
     if let Some(element) = sql_name.strip_suffix("[]") {
         let item = wire_of(element)?;
@@ -102,6 +141,8 @@ fn builtin(sql_name: &str) -> Option<(Type, i32)> {
         }
         _ => (sql_name.to_owned(), None),
     };
+    // `interval year to month` and its like.
+    let base = if base.starts_with("interval ") { "interval".to_owned() } else { base };
     let (_, builtin) = BUILTIN.iter().find(|(name, _)| *name == base)?;
     let modifier = match arguments {
         Some(arguments) if *builtin == Type::NUMERIC => {
@@ -161,5 +202,46 @@ mod tests {
             Some(("jsonb".into(), Type::JSONB))
         );
         assert_eq!(array_element("inet[]", None), None);
+    }
+
+    #[test]
+    fn a_declared_type_that_the_values_do_not_have_is_refused() {
+        use arrow_schema::TimeUnit;
+        let column = |data_type: &DataType, declared: &str| {
+            let field = Field::new("c", data_type.clone(), true);
+            stored_field(&with_metadata(field, DECLARED, format!("postgresql:{declared}")))
+        };
+        let list = |of| DataType::List(Field::new("item", of, true).into());
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        for (data_type, declared) in [
+            (DataType::Int32, "integer"),
+            (DataType::UInt64, "numeric(30,0)"),
+            (DataType::Decimal128(5, 2), "numeric"),
+            (DataType::Int8, "smallint"),
+            (micros.clone(), "timestamp(3) with time zone"),
+            (
+                DataType::Interval(arrow_schema::IntervalUnit::MonthDayNano),
+                "interval day to second(3)",
+            ),
+            (list(DataType::Utf8), "character varying(5)[]"),
+            (DataType::Utf8, "integer"),
+        ] {
+            column(&data_type, declared).unwrap_or_else(|e| panic!("{declared}: {e}"));
+        }
+        for (data_type, declared) in [
+            (DataType::Int64, "integer"),
+            (DataType::Int32, "real"),
+            (DataType::Date32, "integer"),
+            (DataType::Int32, "mood"),
+            (DataType::Float64, "bigint"),
+            (DataType::Boolean, "text"),
+            (list(DataType::Int32), "real[]"),
+            (list(DataType::Int32), "integer"),
+            (DataType::Time64(TimeUnit::Nanosecond), "time without time zone"),
+        ] {
+            let refused = column(&data_type, declared).unwrap_err();
+            assert_eq!(refused.kind(), highwater_core::ErrorKind::Schema, "{declared}");
+            assert_eq!(refused.context_value("column"), Some("c"));
+        }
     }
 }

@@ -16,6 +16,7 @@ use tokio_postgres::types::ToSql;
 use crate::catalog::get;
 use crate::changes;
 use crate::dialect::PostgresDialect;
+use crate::keys;
 use crate::rebuild;
 use crate::session::{Session, quote};
 use crate::store;
@@ -65,6 +66,16 @@ impl Seen {
     async fn is_of(&self, session: &Session, run: &Plan) -> Result<bool> {
         let mark = rebuild::mark_of(session, &run.sync, &self.table.name).await?;
         Ok(mark.as_ref() == Some(&run.sync_id))
+    }
+
+    /// The plan for comparing with the keys in the table, by whether NULL is in one of them.
+    async fn as_they_are(&self, session: &Session, plan: &TablePlan) -> Result<TablePlan> {
+        let name = PostgresDialect.table(&self.table.name);
+        let condition = self.complete.as_ref().map_or("true".to_owned(), |complete| {
+            // Not the row that only tells that the table is as it was.
+            format!("{} IS NOT NULL", quote(complete))
+        });
+        keys::as_they_are(session, plan, &name, &condition).await
     }
 
     /// # Errors
@@ -140,6 +151,7 @@ pub(crate) async fn end_sweep(
     let analyze = format!("ANALYZE {}", PostgresDialect.table(&seen.table.name));
     session.run("count seen keys", &analyze).await?;
     let first = first_sequence(session, run, plan, fence).await?;
+    let plan = &seen.as_they_are(session, plan).await?;
     let mut deleted = 0;
     for step in sweep::steps(&PostgresDialect, run, plan, instant) {
         let parameters: &[&(dyn ToSql + Sync)] =

@@ -5,6 +5,7 @@
 
 mod destination;
 mod fit;
+mod generations;
 mod horizon;
 mod plugins;
 mod server;

@@ -79,6 +79,12 @@ pub trait Dialect: Send + Sync {
         String::new()
     }
 
+    /// What tells a row of a table from every other within a statement (`ctid`). `None`: rows of
+    /// the history are told by their sequence, so the connector lets no two have the same.
+    fn row_id(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The statements that widen a column from its type to the field's.
     ///
     /// # Errors

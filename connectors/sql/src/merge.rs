@@ -107,9 +107,10 @@ pub fn compact_history(dialect: &dyn Dialect, plan: &TablePlan) -> String {
         }
         None => format!("{sequence} DESC"),
     };
+    let row = dialect.row_id().map_or(sequence, str::to_owned);
     format!(
-        "DELETE FROM {history} WHERE {sequence} IN (SELECT {sequence} FROM (\
-         SELECT {sequence}, row_number() OVER (PARTITION BY {key} ORDER BY {order}) AS place \
+        "DELETE FROM {history} WHERE {row} IN (SELECT {row} FROM (\
+         SELECT {row}, row_number() OVER (PARTITION BY {key} ORDER BY {order}) AS place \
          FROM {history}) AS placed WHERE place > 1)",
         history = dialect.table(&derived::history(plan, dialect).name),
         key = quoted(dialect, &plan.target.primary_key),
@@ -176,10 +177,15 @@ impl Merge<'_> {
         let from_final = differs(&|f| format!("t.{}", q(f.name())));
         let from_other = differs(&|f| self.staged_value(f, "o."));
         let key = &self.plan.target.primary_key;
-        let same_staged: Vec<_> = key
-            .iter()
-            .map(|k| self.dialect.same(&format!("o.{}", q(k)), &format!("s.{}", q(k))))
-            .collect();
+        let same_staged = key.iter().map(|k| {
+            let (other, this) = (format!("o.{}", q(k)), format!("s.{}", q(k)));
+            match self.plan.target.field(k).is_some_and(|field| !field.is_nullable()) {
+                // A plain comparison can be hashed.
+                true => format!("{other} = {this}"),
+                false => self.dialect.same(&other, &this),
+            }
+        });
+        let same_staged: Vec<_> = same_staged.collect();
         step(
             Counts::Nothing,
             format!(

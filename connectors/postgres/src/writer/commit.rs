@@ -226,6 +226,7 @@ impl PostgresWriter {
         }
         let first = first_sequence(session, &self.plan, table, &self.fence).await?;
         let (mut written, mut deleted) = (0, 0);
+        let table = &keys::as_they_are(session, table, &loaded.into, "true").await?;
         for step in merge::steps(&PostgresDialect, table, &loaded.into, instant) {
             // Without a deletion there is no need to look through the whole table for its row.
             if step.counts == Counts::Deleted && !loaded.deletes {
