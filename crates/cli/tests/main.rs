@@ -4,6 +4,7 @@
 // A broken expectation ends the test that made it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod airbyte;
 mod commands;
 mod configuration;
 mod conformance;

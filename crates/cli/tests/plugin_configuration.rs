@@ -66,7 +66,6 @@ fn the_registries_and_their_paths() {
             source(registry, "path: ./folder\n  registry: local"),
             source(registry, "path: \"\"\n  registry: grpc"),
             source(registry, "path: cloudquery/aws\n  registry: github\n  version: v1.0.0"),
-            source(registry, "path: airbyte/source-faker\n  registry: airbyte"),
             source(registry, "path: cloudquery/aws\n  registry: builtin"),
             source(registry, "path: cloudquery/aws\n  registry: hub"),
         ],

@@ -5,7 +5,7 @@ use highwater_engine::refresh::{Choice, Done};
 use serde_json::json;
 
 use super::state::One;
-use super::upkeep;
+use super::{at_table, upkeep};
 use crate::args::Global;
 use crate::config::{Config, endpoints};
 use crate::exit::Exit;
@@ -27,7 +27,7 @@ pub(super) async fn clear(one: &One, tables: &[String], global: &Global) -> Resu
             "`--clear` needs a configuration file: it says how the tables are written, and so \
              where their rows are",
         )
-        .hint("highwater state reset sync.yml --table TABLE --clear")
+        .hint("`highwater init SOURCE DESTINATION` writes one")
         .into());
     }
     let config = inputs::config(&one.what.to_sync_args())?;
@@ -80,7 +80,7 @@ async fn of_one(
             take_over: one.take_over,
         };
         let done = chosen.upkeep.clear(&choice).await;
-        all.extend(done.map_err(|error| section.connector_failure(error))?);
+        all.extend(done.map_err(|error| at_table(section, error))?);
     }
     Ok((section.spec.name.clone(), all))
 }

@@ -5,7 +5,7 @@ use highwater_core::Error;
 use highwater_engine::refresh::{Choice, Done};
 use serde_json::json;
 
-use super::upkeep;
+use super::{at_table, upkeep};
 use crate::args::Global;
 use crate::config::Config;
 use crate::config::expand::Surroundings;
@@ -102,7 +102,7 @@ impl Compact {
                 take_over: self.take_over,
             };
             let done = chosen.upkeep.compact_history(&choice).await;
-            let done = done.map_err(|error| chosen.section.connector_failure(error))?;
+            let done = done.map_err(|error| at_table(chosen.section, error))?;
             let idle = chosen.tables.iter().find(|t| done.iter().all(|d| d.table != **t));
             if let (Some(table), false) = (idle, self.tables.is_empty()) {
                 return Err(Error::config("The table has no history")

@@ -5,9 +5,8 @@ use serde_json::json;
 
 use super::{at_job, at_table};
 use crate::args::{Global, SyncArgs};
-use crate::config::Section;
-use crate::config::driver::Driver;
 use crate::config::spec::SourceSpec;
+use crate::config::{Config, Section};
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::jobs::Job;
@@ -33,12 +32,11 @@ impl Migrate {
         let (mut text, mut done) = (String::new(), Vec::new());
         for section in &config.sources {
             let job = jobs::job(&config, section, &settings).await?;
-            let migrated = migrate(section, &job).await;
+            let migrated = migrate(&config, section, &job).await;
             job.plugins.close().await;
             for Migrated { sync, destination, statements } in migrated? {
                 text.push_str(&format!("{sync} → {destination}\n"));
-                let driver = config.destination(&destination).map(|section| section.driver);
-                if driver.is_some_and(Driver::is_airbyte) {
+                if is_airbyte(&config, &destination) {
                     text.push_str("A connector of Airbyte makes its tables itself.\n");
                 } else if statements.is_empty() {
                     text.push_str("Nothing to change.\n");
@@ -67,7 +65,17 @@ struct Migrated {
     statements: Vec<String>,
 }
 
-async fn migrate(section: &Section<SourceSpec>, job: &Job) -> Result<Vec<Migrated>> {
+/// Whether the destination is a connector of Airbyte: it has no other way to make a table than to
+/// write rows to it.
+fn is_airbyte(config: &Config, destination: &str) -> bool {
+    config.destination(destination).is_some_and(|section| section.driver.is_airbyte())
+}
+
+async fn migrate(
+    config: &Config,
+    section: &Section<SourceSpec>,
+    job: &Job,
+) -> Result<Vec<Migrated>> {
     let plans = match highwater_engine::plan(job.source.as_ref(), &job.request).await {
         Ok(plans) => plans,
         Err(error) => return Err(at_job(section, job, error).await),
@@ -81,7 +89,10 @@ async fn migrate(section: &Section<SourceSpec>, job: &Job) -> Result<Vec<Migrate
         if let Some(quarantine) = planned.quarantine {
             plan.tables.insert(quarantine.name().clone(), quarantine);
         }
-        let statements = target.destination.migrate(&plan).await?;
+        let statements = match is_airbyte(config, &target.name) {
+            true => Vec::new(),
+            false => target.destination.migrate(&plan).await?,
+        };
         done.push(Migrated { sync: plan.sync, destination: target.name.clone(), statements });
     }
     Ok(done)

@@ -3,7 +3,7 @@
 use clap::Args;
 use highwater_engine::refresh::{Choice, Refreshed};
 
-use super::{sync, upkeep};
+use super::{at_table, sync, upkeep};
 use crate::args::{Global, RunArgs};
 use crate::config::Config;
 use crate::config::expand::Surroundings;
@@ -46,7 +46,8 @@ impl Refresh {
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = Config::read(&[&self.config], &Surroundings::of_process())?;
         crate::config::check::complete(&config)?;
-        let settings = Settings::of_run(global, &self.run);
+        // The sync looks anew; what is known of the source is enough to find the tables.
+        let settings = Settings::new(global);
         let syncs = upkeep::syncs(&config, self.sync.as_deref(), &settings).await?;
         let begun = self.begin(&syncs, global).await;
         upkeep::close(&syncs).await;
@@ -65,7 +66,7 @@ impl Refresh {
         for upkeep::Chosen { section, upkeep, tables } in all {
             let choice = Choice { tables, destination: None, take_over: self.run.take_over };
             let done = upkeep.refresh(&choice, self.remove).await;
-            for done in done.map_err(|error| section.connector_failure(error))? {
+            for done in done.map_err(|error| at_table(section, error))? {
                 let text = self.words(done.what);
                 upkeep::note(global, &done.table, &done.destination, text);
             }
@@ -83,7 +84,7 @@ impl Refresh {
             Refreshed::Always => {
                 "Every sync reads it from the beginning: there is nothing to refresh."
             }
-            Refreshed::New => "No sync has read it yet: there is nothing to refresh.",
+            Refreshed::New => "Nothing is remembered of it: the sync begins at the beginning.",
         }
     }
 }

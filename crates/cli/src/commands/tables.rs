@@ -1,8 +1,11 @@
 //! `highwater tables`: what tables a source has, as files in CloudQuery's form or on stdout.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow_schema::Schema;
 use clap::{Args, ValueEnum};
+use highwater_core::types::record_part;
 use highwater_core::{Error, Table};
 use highwater_engine::selection;
 use serde_json::json;
@@ -76,6 +79,7 @@ impl Tables {
             if self.filter == Filter::Spec && !section.driver.is_plugin() {
                 tables.retain(|table| is_chosen(&section.spec, table));
             }
+            tables.iter_mut().for_each(without_parts);
             let tables = Described::new(&tables);
             if global.json {
                 let tables = tables.json();
@@ -124,6 +128,14 @@ fn unwritable(path: &Path, error: std::io::Error) -> crate::failure::Failure {
         .context("path", path.display())
         .caused_by(error)
         .into()
+}
+
+/// What records bring beside their columns is no column of the source.
+fn without_parts(table: &mut Table) {
+    let columns = table.schema.fields().iter().filter(|field| record_part(field).is_none());
+    let columns: Vec<_> = columns.cloned().collect();
+    let metadata = table.schema.metadata().clone();
+    table.schema = Arc::new(Schema::new_with_metadata(columns, metadata));
 }
 
 fn is_chosen(spec: &SourceSpec, table: &Table) -> bool {

@@ -67,7 +67,7 @@ impl<'de> de::Visitor<'de> for PathVisitor {
             parts.push(part);
         }
         match parts.is_empty() {
-            true => Err(de::Error::invalid_length(0, &self)),
+            true => Err(de::Error::custom("the list is empty: name a column")),
             false => Ok(FieldPath { parts, is_text: false }),
         }
     }

@@ -154,7 +154,7 @@ fn scripted_as(session: &Session, name: &str, script: &str) {
 }
 
 /// An executable file. Written by another process, so that no child of this one has it open.
-fn program(session: &Session, name: &str, lines: &str) {
+pub fn program(session: &Session, name: &str, lines: &str) {
     let written = Command::new("sh")
         .args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", lines])
         .arg(session.path(name))
