@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use highwater_core::ReadMode::{FullRefresh, Incremental};
-pub use highwater_core::WriteMode::{Append, Replace};
+pub use highwater_core::WriteMode::{Append, Overwrite, Replace};
 
 /// A connector that does as a script says.
 pub struct Shop {

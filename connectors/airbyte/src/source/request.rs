@@ -92,7 +92,7 @@ fn primary_key(table: &TablePlan, offered: &Offered) -> Vec<Vec<String>> {
 }
 
 /// The state that the connector begins with: what the destination has of the planned tables.
-pub(super) fn state(plan: &Plan, state: &State) -> Vec<protocol::State> {
+pub(super) fn state(plan: &Plan, state: &State, offered: &Streams) -> Vec<protocol::State> {
     let global = state.cursors.get(&CursorKey::Global).filter(|cursor| !cursor.0.is_null());
     let read = global.and_then(|cursor| read_streams(&cursor.0));
     let mut streams = Vec::new();
@@ -102,7 +102,9 @@ pub(super) fn state(plan: &Plan, state: &State) -> Vec<protocol::State> {
             && read.as_ref().is_some_and(|read| !read.contains(table.name()));
         let cursor = state.cursors.get(&cursor_key(table)).filter(|_| !is_behind);
         if let Some(Cursor(value)) = cursor.filter(|cursor| !cursor.0.is_null()) {
-            let descriptor = descriptor(table.name());
+            // In the connector's own words: an empty namespace is not the same as none to all.
+            let own = offered.get(table.name()).ok().map(|offered| offered.stream.descriptor());
+            let descriptor = own.unwrap_or_else(|| descriptor(table.name()));
             streams.push(StreamState { descriptor, state: Some(value.clone()) });
         }
     }

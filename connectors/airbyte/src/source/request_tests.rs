@@ -121,10 +121,10 @@ fn the_states_of_planned_streams_are_given_and_no_others() {
         planned("own", ReadMode::Incremental, WriteMode::Append),
     ]);
     assert_eq!(
-        protocol::input(&super::state(&plan, &state)),
+        protocol::input(&super::state(&plan, &state, &streams())),
         r#"[{"type":"STREAM","stream":{"stream_descriptor":{"name":"a"},"stream_state":{"at":1}}},{"type":"STREAM","stream":{"stream_descriptor":{"name":"b"},"stream_state":{"page":2}}}]"#
     );
-    assert!(super::state(&plan, &State::default()).is_empty());
+    assert!(super::state(&plan, &State::default(), &streams()).is_empty());
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_global_state_comes_back_without_streams_that_it_has_left_behind() {
         planned("b", ReadMode::Incremental, WriteMode::Append),
     ]);
     assert_eq!(
-        protocol::input(&super::state(&plan, &state)),
+        protocol::input(&super::state(&plan, &state, &streams())),
         r#"[{"type":"GLOBAL","global":{"shared_state":{"lsn":5},"stream_states":[{"stream_descriptor":{"name":"a"},"stream_state":{"done":true}},{"stream_descriptor":{"name":"other"},"stream_state":{"x":1}}]}}]"#
     );
     // A cursor that does not say what was read is taken as it is.
@@ -153,5 +153,5 @@ fn a_global_state_comes_back_without_streams_that_it_has_left_behind() {
         (CursorKey::Global, json!({SHARED: {"lsn": 5}})),
         (table_key("b"), json!({"done": true})),
     ]);
-    assert!(protocol::input(&super::state(&plan, &bare)).contains("\"name\":\"b\""));
+    assert!(protocol::input(&super::state(&plan, &bare, &streams())).contains("\"name\":\"b\""));
 }

@@ -45,7 +45,7 @@ pub(super) async fn read(
 ) -> Result<Completion> {
     let streams = source.streams().await?;
     let catalog = request::catalog(plan, streams)?;
-    let state = request::state(plan, state);
+    let state = request::state(plan, state, streams);
     let mut running = tokio::select! {
         running = source.connector.read(&catalog, &state) => running?,
         () = stopping(&output) => return Ok(Completion::Stopped),
@@ -116,7 +116,7 @@ impl End<'_> {
     async fn ended(mut self, running: Running) -> Result<Completion> {
         let ended = tokio::select! {
             ended = running.end() => ended,
-            () = stopping(&self.output) => return Ok(Completion::Stopped),
+            () = stopping(&self.output) => return self.left().await,
         };
         let failures = ended.failures.clone();
         let general = failures.iter().find(|failure| failure.stream.is_none());
@@ -149,6 +149,11 @@ impl End<'_> {
 
     async fn stopped(mut self, running: Running) -> Result<Completion> {
         running.stop().await;
+        self.left().await
+    }
+
+    /// The run is to stop: nothing but what is covered counts.
+    async fn left(&mut self) -> Result<Completion> {
         let verdicts = self.finish(|reading| reading.end_badly(&[])).await?;
         self.tell(verdicts).await?;
         Ok(Completion::Stopped)
