@@ -235,3 +235,81 @@ fn numbers_of_states_are_sent_as_they_came() {
     let lines = ledger.hand_over(&Checkpoint::of(CursorKey::Table(table("a")), state));
     assert!(lines.contains(r#"{"lsn":123456789012345678901234567890}"#), "{lines}");
 }
+
+/// Numbers that look random and are the same every time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// A destination that stores states of a stream in their order, and says so as it likes.
+struct Whimsical {
+    keeps_id: bool,
+    changes: bool,
+    skips: bool,
+    /// What it has read of each stream and not stored: the number of the checkpoint, the line.
+    read: BTreeMap<&'static str, VecDeque<(usize, Value)>>,
+    stored: BTreeSet<usize>,
+}
+
+impl Whimsical {
+    fn store(&mut self, count: usize, stream: &str, ledger: &mut Ledger) {
+        let Some(waiting) = self.read.get_mut(stream) else { return };
+        let now: Vec<_> = waiting.drain(..count.min(waiting.len())).collect();
+        self.stored.extend(now.iter().map(|(checkpoint, _)| *checkpoint));
+        let skipped = if self.skips { now.len().saturating_sub(1) } else { 0 };
+        for (_, line) in &now[skipped..] {
+            let changed = |state: &mut Value| {
+                if !self.keeps_id {
+                    without_id(state);
+                }
+                if self.changes {
+                    state["stream"]["stream_state"] = json!({"mine": 1});
+                }
+            };
+            ledger.echo(&echo(line, changed)).unwrap();
+        }
+    }
+}
+
+/// Whatever a destination does with its echoes (late, skipped, without number, changed), a
+/// checkpoint is durable only if its rows are stored; and with numbers, all are at the end.
+#[test]
+fn nothing_counts_that_is_not_stored() {
+    for seed in 0..400 {
+        let mut dice = Dice(seed);
+        let mut destination = Whimsical {
+            keeps_id: dice.below(2) == 0,
+            changes: dice.below(4) == 0,
+            skips: dice.below(2) == 0,
+            read: BTreeMap::new(),
+            stored: BTreeSet::new(),
+        };
+        let mut ledger = ledger();
+        let mut durable = 0;
+        for checkpoint in 0..30 {
+            let name = if dice.below(2) == 0 { "a" } else { "b" };
+            // Positions repeat.
+            let lines = states(&ledger.hand_over(&at(name, dice.below(3) as i64)));
+            let read = destination.read.entry(name).or_default();
+            read.extend(lines.into_iter().map(|line| (checkpoint, line)));
+            for stream in ["a", "b"] {
+                let count = dice.below(4) as usize;
+                destination.store(count, stream, &mut ledger);
+            }
+            durable += ledger.take_durable().len();
+            assert!((0..durable).all(|at| destination.stored.contains(&at)), "seed {seed}");
+        }
+        for stream in ["a", "b"] {
+            destination.store(usize::MAX, stream, &mut ledger);
+        }
+        durable += ledger.take_durable().len();
+        if destination.keeps_id || !destination.skips {
+            assert_eq!((durable, ledger.open()), (30, 0), "seed {seed}");
+        }
+    }
+}
