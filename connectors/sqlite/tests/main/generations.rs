@@ -175,3 +175,41 @@ async fn a_write_mode_that_changes_while_the_table_is_read_anew() {
     assert_same(&visible_history(&file, &after).await, &[items(&after.table, &rows[1..])]);
     assert_eq!(file.rows(BESIDE), [""; 0]);
 }
+
+/// Where the lease is elsewhere nothing is dropped with it: what another run has left is dropped
+/// by the first commit.
+#[tokio::test]
+async fn a_run_whose_lease_is_elsewhere_begins_with_nothing() {
+    let file = empty();
+    let replace = Job::new(item_table("items"), WriteMode::Replace);
+    let swept = Job::new(item_table("swept"), WriteMode::Overwrite).sweeping();
+    for job in [replace, swept] {
+        let mut run = Run::open(&file, &job).await;
+        run.plan.state_with_data = false;
+        run.commit(&[upsert(&items(&job.table, &[item(1, "left", 1)]))], 1).await;
+        assert_eq!(file.rows(BESIDE).len(), 1);
+        run.plan.sync_id = "another run of the same generation".to_owned();
+        run.commit(&[upsert(&items(&job.table, &[item(2, "new", 1)]))], 1).await;
+        run.finish().await;
+        let expected = items(&job.table, &[item(2, "new", 1)]);
+        assert_same(&visible(&file, &job).await, &[expected]);
+        run.release().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_table_is_left_that_nobody_needs() {
+    let file = empty();
+    let job = Job::new(item_table("items"), WriteMode::ReplaceDedup).ordered_by("updated_at");
+    let gone = delete(&items(&job.table, &[item(1, "", 9).deletion()]));
+    sync(&file, &job, &[gone, upsert(&items(&job.table, &[item(2, "b", 1)]))]).await;
+    let own = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB '*items*'";
+    assert_eq!(file.rows(own), ["items"]);
+    let run = Run::open(&file, &job).await;
+    run.commit(&[upsert(&items(&job.table, &[item(3, "c", 1)]))], 1).await;
+    assert_eq!(file.rows(own).len(), 3);
+    let cleared = run.destination.clear(&run.plan, run.table(), &run.fence).await.unwrap();
+    assert_eq!(cleared.deleted, 1);
+    assert_eq!(file.rows(own), ["items"]);
+    assert_eq!(file.rows("SELECT count(*) FROM items"), ["0"]);
+}
