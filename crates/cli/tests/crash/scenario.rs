@@ -1,6 +1,8 @@
 //! One scenario: two systems, two tables that change, and a sync that dies along the way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use highwater_core::{ReadMode, WriteMode};
@@ -26,6 +28,9 @@ pub enum Pair {
     SqliteToPlugin,
     /// Plugins at both ends.
     PluginToPlugin,
+    /// A source connector of Airbyte's protocol.
+    ConnectorToSqlite,
+    ConnectorToPostgres,
 }
 
 /// The plugins of these pairs are this very program, called by another name.
@@ -42,6 +47,15 @@ impl Pair {
         for pair in [Self::SqliteToFiles, Self::SqliteToFilesStateApart] {
             all.extend(files.map(|mode| (pair, mode)));
         }
+        let modes = [
+            WriteMode::Append,
+            WriteMode::AppendDedup,
+            WriteMode::Replace,
+            WriteMode::ReplaceDedup,
+        ];
+        all.extend(modes.map(|mode| (Self::ConnectorToSqlite, mode)));
+        let modes = [WriteMode::Append, WriteMode::AppendDedup];
+        all.extend(modes.map(|mode| (Self::ConnectorToPostgres, mode)));
         for pair in Self::WITH_PLUGINS {
             let modes = [WriteMode::Append, WriteMode::Overwrite, WriteMode::OverwriteDeleteStale];
             all.extend(modes.map(|mode| (pair, mode)));
@@ -58,11 +72,15 @@ impl Pair {
 
     /// Whether other processes take part, which crash by themselves.
     pub fn has_plugins(self) -> bool {
-        Self::WITH_PLUGINS.contains(&self)
+        Self::WITH_PLUGINS.contains(&self) || self.has_connectors()
+    }
+
+    fn has_connectors(self) -> bool {
+        matches!(self, Self::ConnectorToSqlite | Self::ConnectorToPostgres)
     }
 
     fn reads_by_plugin(self) -> bool {
-        self.has_plugins() && self != Self::SqliteToPlugin
+        Self::WITH_PLUGINS.contains(&self) && self != Self::SqliteToPlugin
     }
 
     fn writes_by_plugin(self) -> bool {
@@ -78,6 +96,9 @@ pub struct Scenario {
     pub program: Program,
     pub arguments: Vec<String>,
     guarantee: &'static str,
+    /// Whether every row has to be there once, whatever the label says: the connector behind it
+    /// sends nothing again that its state covers.
+    once: bool,
     has_plugins: bool,
     mode: WriteMode,
     shops: Vec<(Shop, Deliveries)>,
@@ -93,8 +114,12 @@ impl Scenario {
             | Pair::PluginToSqlite
             | Pair::PluginToSqliteStateApart
             | Pair::SqliteToPlugin
-            | Pair::PluginToPlugin => {
+            | Pair::PluginToPlugin
+            | Pair::ConnectorToSqlite => {
                 (Box::new(Sqlite(file("source.db"))), Box::new(Sqlite(file("destination.db"))))
+            }
+            Pair::ConnectorToPostgres => {
+                (Box::new(Sqlite(file("source.db"))), Box::new(PostgreSql::new()))
             }
             Pair::PostgresToPostgres => (Box::new(PostgreSql::new()), Box::new(PostgreSql::new())),
             Pair::SqliteToFiles | Pair::SqliteToFilesStateApart => {
@@ -110,7 +135,17 @@ impl Scenario {
             }
             scenario.run_config(config);
         }
-        if pair.has_plugins() {
+        if pair.has_connectors() {
+            scenario.has_plugins = true;
+            scenario.once = true;
+            scenario.guarantee = match mode {
+                WriteMode::Append => "at_least_once",
+                WriteMode::Replace | WriteMode::ReplaceDedup => "exactly_once",
+                _ => "effectively_once",
+            };
+            let config = scenario.write_connector_config();
+            scenario.run_config(config);
+        } else if pair.has_plugins() {
             scenario.has_plugins = true;
             let program = env!("CARGO_BIN_EXE_highwater");
             std::os::unix::fs::symlink(program, scenario.folder.path().join(PLUGIN)).unwrap();
@@ -185,6 +220,39 @@ impl Scenario {
         config
     }
 
+    /// A file as a user of Airbyte has it. The connector is this program.
+    fn write_connector_config(&self) -> PathBuf {
+        let file = |name: &str| self.folder.path().join(name).display().to_string();
+        let connector = file("source-shop");
+        let program = env!("CARGO_BIN_EXE_highwater");
+        let script = format!("#!/bin/sh\nexec {program} connector airbyte source-sqlite \"$@\"\n");
+        std::fs::write(&connector, script).unwrap();
+        std::fs::set_permissions(&connector, Permissions::from_mode(0o755)).unwrap();
+        let mut text = format!(
+            "kind: source\nspec:\n  name: crash\n  registry: airbyte\n  path: {connector}\n  \
+             destinations: [there]\n  spec: {{connection_string: {}}}\n  tables:\n",
+            file("source.db")
+        );
+        for (shop, _) in &self.shops {
+            text.push_str(&format!(
+                "    - {{name: {}, cursor: updated_at, primary_key: [id], read_mode: {}}}\n",
+                shop.table(),
+                read_mode(self.mode)
+            ));
+        }
+        let url = self.destination.url();
+        let kind = if url.starts_with("postgres") { "postgresql" } else { "sqlite" };
+        let url = url.strip_prefix("sqlite://").unwrap_or(&url);
+        text.push_str(&format!(
+            "---\nkind: destination\nspec:\n  name: there\n  path: {kind}\n  write_mode: {}\n  \
+             spec: {{connection_string: \"{url}\"}}\n",
+            self.mode,
+        ));
+        let config = self.folder.path().join("sync.yml");
+        std::fs::write(&config, text).unwrap();
+        config
+    }
+
     /// Two tables of so many rows at `source`.
     pub fn between(
         folder: TempDir,
@@ -219,6 +287,7 @@ impl Scenario {
             program,
             arguments,
             guarantee,
+            once: false,
             has_plugins,
             mode,
             shops,
@@ -316,7 +385,7 @@ impl Scenario {
         if ended.guarantee() != self.guarantee {
             return Err(format!("expected {}, shown {}", self.guarantee, ended.guarantee()));
         }
-        let once = self.guarantee == "exactly_once";
+        let once = self.once || self.guarantee == "exactly_once";
         for (shop, deliveries) in &mut self.shops {
             deliveries.run_completed(shop);
             let (table, columns) = (shop.table(), shop.columns());
@@ -353,7 +422,9 @@ impl Scenario {
 /// Modes that need every row read full; the others read what changed.
 fn read_mode(mode: WriteMode) -> ReadMode {
     match mode {
-        WriteMode::Replace | WriteMode::OverwriteDeleteStale => ReadMode::FullRefresh,
+        WriteMode::Replace | WriteMode::ReplaceDedup | WriteMode::OverwriteDeleteStale => {
+            ReadMode::FullRefresh
+        }
         _ => ReadMode::Incremental,
     }
 }

@@ -253,7 +253,8 @@ async fn records_bring_what_airbytes_columns_hold() {
     batches.retain(|rows| rows.num_rows() > 0);
     let names: Vec<_> = batches[0].schema().fields().iter().map(|f| f.name().clone()).collect();
     assert_eq!(names, [RAW_ID, EXTRACTED_AT, META, GENERATION_ID, "id", DELETED_AT]);
-    let all = rows::texts(&batches, &batches[0].schema());
+    let mut all = rows::texts(&batches, &batches[0].schema());
+    all.sort_by_key(|row| row[4].clone());
     let sync_id = summary.started_at.0;
     assert_ne!(all[0][0], all[1][0], "each row has an id of its own");
     assert!(all.iter().all(|row| row[0].as_ref().is_some_and(|id| id.len() == 36)));
