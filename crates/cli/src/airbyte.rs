@@ -1,6 +1,7 @@
 //! From documents to connectors of Airbyte: which program, with which settings.
 
 use std::path::Path;
+use std::time::Duration;
 
 use highwater_airbyte::destination::{AirbyteDestination, AirbyteDestinationConfig};
 use highwater_airbyte::host::{Connector, ConnectorSpec, Launcher, Role};
@@ -29,8 +30,14 @@ pub fn source(section: &Section<SourceSpec>, settings: &Settings) -> Result<Airb
             .map(|path| path.parts().to_vec())
             .collect(),
     };
+    let mut connector = spec(section, Role::Source, settings);
+    if settings.copies {
+        // A column that is new at the source must not be passed over.
+        let seconds = section.spec.discover_every.map_or(0, |period| period.0);
+        connector.catalog_lives = Duration::from_secs(seconds);
+    }
     let made = AirbyteSource::new(AirbyteSourceConfig {
-        connector: spec(section, Role::Source, settings),
+        connector,
         tables: section.spec.tables.iter().map(|entry| nested(&entry.0)).collect(),
     });
     made.map_err(|error| section.connector_failure(error))

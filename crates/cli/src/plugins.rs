@@ -36,6 +36,8 @@ pub struct Settings {
     pub no_connection: bool,
     /// Whether they are asked for all tables, whatever the configuration chooses.
     pub all_tables: bool,
+    /// Whether rows are copied: then a list of columns from a few minutes ago would do harm.
+    pub copies: bool,
 }
 
 impl Settings {
@@ -51,12 +53,13 @@ impl Settings {
             shard: None,
             no_connection: false,
             all_tables: false,
+            copies: false,
         }
     }
 
     /// What the flags of a run say.
     pub fn of_run(global: &Global, run: &RunArgs) -> Self {
-        Self { may_migrate: !run.no_migrate, shard: run.shard, ..Self::new(global) }
+        Self { may_migrate: !run.no_migrate, shard: run.shard, copies: true, ..Self::new(global) }
     }
 
     /// The name under which a source's state and rows are kept: a part has its own.

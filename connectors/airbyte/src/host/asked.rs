@@ -65,8 +65,9 @@ impl Connector {
             .context("connector", &self.spec.name))
     }
 
-    /// What it offers; known from before for [`CATALOG_LIVES`], as long as neither its version nor
-    /// its settings change.
+    /// What it offers; known from before as long as
+    /// [`catalog_lives`](super::ConnectorSpec::catalog_lives) says, and neither its version nor its
+    /// settings change.
     ///
     /// # Errors
     /// As for [`Connector::spec`].
@@ -113,7 +114,7 @@ impl Connector {
     fn catalog_entry(&self) -> Entry {
         let identity = self.launcher.identity(&self.spec);
         let secrets = json!([self.settings.current(), self.spec.environment]);
-        let lives = Some(CATALOG_LIVES);
+        let lives = Some(self.spec.catalog_lives);
         Entry::new(self.spec.cache_dir.clone(), "discover", identity, &secrets, lives)
     }
 

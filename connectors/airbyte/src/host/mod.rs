@@ -83,6 +83,8 @@ pub struct ConnectorSpec {
     /// A file of settings that win over `config`, and in which settings are kept that the
     /// connector renews itself.
     pub config_file: Option<PathBuf>,
+    /// How old an answer to `discover` may be that is used again; zero: it is asked each time.
+    pub catalog_lives: Duration,
     /// Where is kept what `spec` and `discover` said.
     pub cache_dir: PathBuf,
     /// The level of its log lines: `trace`, `debug`, `info`, `warn` or `error`.
@@ -120,6 +122,7 @@ impl ConnectorSpec {
             version: None,
             config: Value::Object(serde_json::Map::new()),
             config_file: None,
+            catalog_lives: CATALOG_LIVES,
             cache_dir: PathBuf::from(".highwater/airbyte"),
             log_level: "info".to_owned(),
             environment: Vec::new(),

@@ -130,6 +130,7 @@ fn source_section(url: &str, tables: &UrlTables) -> Result<Section<SourceSpec>> 
         otel_endpoint: String::new(),
         otel_endpoint_insecure: false,
         config_file: None,
+        discover_every: None,
         spec,
     };
     Ok(Section { spec, driver: Driver::Builtin(connector), origin: None })

@@ -70,6 +70,10 @@ pub struct SourceSpec {
     /// written into it.
     #[serde(default)]
     pub config_file: Option<PathBuf>,
+    /// How old the list of a connector's streams and columns may be in a sync (`15m`). By default
+    /// a sync asks the connector anew, which takes seconds, so that no new column is passed over.
+    #[serde(default)]
+    pub discover_every: Option<Period>,
     /// The connector's or plugin's own settings.
     #[serde(default)]
     pub spec: Map<String, Value>,
