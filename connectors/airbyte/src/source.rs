@@ -5,18 +5,20 @@
 //! | `streams` | a stream as a table |
 //! | `request` | the configured catalog and the state that the connector begins with |
 //! | `run` | the process of a read: started, listened to, stopped |
+//! | `echo` | states that are given back to whoever sent them |
 //! | `reading` | its lines: records, states, statuses |
 //! | `lanes` | a table under way |
 //! | `order` | rows and states in an order in which nothing uncovered is committed |
 //! | `spill` | rows that wait on disk |
 
+pub(crate) mod echo;
 mod lanes;
 mod order;
-mod reading;
+pub(crate) mod reading;
 mod request;
 mod run;
 mod spill;
-mod streams;
+pub(crate) mod streams;
 
 use async_trait::async_trait;
 use highwater_core::{

@@ -39,6 +39,7 @@ pub enum Command {
     Status(commands::status::Status),
     Example(commands::example::Example),
     Schema(commands::schema::Schema),
+    Connector(commands::connector::Connector),
     Plugin(commands::plugin::Plugin),
     /// CloudQuery's older name of `plugin install`
     #[command(hide = true)]

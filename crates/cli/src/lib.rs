@@ -7,6 +7,7 @@ mod airbyte;
 pub mod args;
 pub mod commands;
 pub mod config;
+mod connector;
 mod described;
 pub mod exit;
 pub mod failure;

@@ -5,7 +5,7 @@
 
 mod outlet;
 mod selected;
-mod settings;
+pub(crate) mod settings;
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_core::{Error, ErrorKind, Result};
-use highwater_process::{Exit, Launch, Process};
+use highwater_process::{Exit, Kind, Launch, LogBook, Process};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
 use super::heard::{Failure, Heard};
 use super::lines::Lines;
-use super::{Connector, command};
+use super::settings::Settings;
+use super::{Connector, ConnectorSpec, Role, command};
 use crate::protocol::{ConfiguredCatalog, Message};
 
 /// How much is collected before it is written to a connector.
@@ -34,6 +35,17 @@ pub struct Running {
 pub struct Ear(Arc<Heard>);
 
 impl Ear {
+    /// For lines that come from no connector of ours.
+    ///
+    /// # Errors
+    /// None that can happen: there are no settings to read.
+    pub(crate) fn of_nobody(name: &str) -> Result<Self> {
+        let book = Arc::new(LogBook::new(Kind::Connector, name));
+        let spec = ConnectorSpec::new(name, Role::Source, "");
+        let settings = Arc::new(Settings::read(&spec, Arc::clone(&book))?);
+        Ok(Self(Arc::new(Heard::new(name, book, settings))))
+    }
+
     /// As [`Running::other`].
     ///
     /// # Errors

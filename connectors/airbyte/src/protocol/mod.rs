@@ -16,4 +16,5 @@ pub use messages::{
     CheckStatus, ConnectionStatus, Control, Estimate, FailureType, Log, Message, Progress,
     SpecMessage, StreamStatus, Trace, TraceError,
 };
+pub(crate) use state::echo;
 pub use state::{State, StateMessage, Stats, StreamState, input};

@@ -169,6 +169,20 @@ pub fn input(states: &[State]) -> String {
     exact::text(&values.collect())
 }
 
+/// The STATE message `line`, as a destination says that what came before it is durable: word for
+/// word, with the number of records.
+///
+/// # Errors
+/// `Data` for a line that is no STATE message.
+pub(crate) fn echo(line: &[u8], records: u64) -> Result<String> {
+    let text = std::str::from_utf8(line).map_err(|_| unreadable())?;
+    let mut message = exact::parse(text).map_err(|_| unreadable())?;
+    let state = message.get_mut("state").and_then(Value::as_object_mut).ok_or_else(unreadable)?;
+    let stats = serde_json::json!({"recordCount": records as f64});
+    state.insert("destinationStats".to_owned(), stats);
+    Ok(exact::text(&message))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -202,5 +216,15 @@ mod tests {
         for wrong in [r#"{"type":"STREAM"}"#, r#"{"type":"NEW","data":{}}"#, "{}", "[]"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_echo_is_the_line_with_a_count() {
+        let line = r#"{"type":"STATE","state":{"type":"STREAM","stream":{"stream_descriptor":{"name":"a"},"stream_state":{"n":18446744073709551616}},"id":7}}"#;
+        let echoed: Value = serde_json::from_str(&echo(line.as_bytes(), 3).unwrap()).unwrap();
+        assert_eq!(echoed["state"]["destinationStats"], serde_json::json!({"recordCount": 3.0}));
+        assert_eq!(echoed["state"]["id"], 7);
+        assert!(echo(line.as_bytes(), 3).unwrap().contains("18446744073709551616"));
+        assert!(echo(b"{}", 0).is_err() && echo(b"no", 0).is_err());
     }
 }

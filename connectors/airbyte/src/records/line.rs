@@ -24,6 +24,9 @@ pub enum Line<'a> {
     NotJson,
 }
 
+/// A moment before it, read as milliseconds, was meant as seconds.
+const SECONDS_BELOW_MICROS: i64 = 100_000_000_000_000;
+
 /// A RECORD message whose data is still text.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
@@ -47,6 +50,13 @@ impl<'a> Record<'a> {
     /// The message as it came, without the end of the line.
     pub fn line(&self) -> &'a str {
         self.line
+    }
+
+    /// Some hosts give the moment in seconds instead of milliseconds. No source was at work in
+    /// the first years of the epoch.
+    pub(crate) fn read_as_seconds(&mut self) {
+        let seconds = self.emitted_at_micros.filter(|micros| *micros < SECONDS_BELOW_MICROS);
+        self.emitted_at_micros = seconds.map(|micros| micros * 1000).or(self.emitted_at_micros);
     }
 
     /// The error for a record that cannot be read. It does not show the text.

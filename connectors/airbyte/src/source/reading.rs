@@ -14,6 +14,7 @@ use highwater_core::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::echo::Echo;
 use super::lanes::Lane;
 use super::order::{Exit, MEMORY_BYTES, Order};
 use super::request::global_cursor;
@@ -30,7 +31,7 @@ const GATHERED_BYTES: usize = 8 << 20;
 
 /// How the lines ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lines {
+pub(crate) enum Lines {
     /// There are no more.
     Ended,
     /// The run was asked to stop, and this is a good place.
@@ -39,17 +40,17 @@ pub(super) enum Lines {
 
 /// What is to be said of the tables at the end.
 #[derive(Debug, Default)]
-pub(super) struct Verdicts {
-    pub(super) notes: Vec<(TableName, String)>,
-    pub(super) failed: Vec<(TableName, Error)>,
-    pub(super) completed: Vec<TableName>,
+pub(crate) struct Verdicts {
+    pub(crate) notes: Vec<(TableName, String)>,
+    pub(crate) failed: Vec<(TableName, Error)>,
+    pub(crate) completed: Vec<TableName>,
     /// Whether rows were sent that no checkpoint may cover any more.
-    pub(super) has_loose_rows: bool,
+    pub(crate) has_loose_rows: bool,
 }
 
 /// The state of a read.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(crate) struct Reading {
     connector: String,
     ear: Ear,
     lanes: Vec<Lane>,
@@ -67,6 +68,8 @@ pub(super) struct Reading {
     cut: Option<Error>,
     number: u64,
     gathered: usize,
+    /// Where the lines come from somebody who wants to hear what is durable.
+    echo: Option<Echo>,
 }
 
 /// To the writers.
@@ -88,7 +91,7 @@ impl Exit for Way {
 }
 
 impl Reading {
-    pub(super) fn new(
+    pub(crate) fn new(
         connector: &str,
         ear: Ear,
         plan: &Plan,
@@ -118,11 +121,17 @@ impl Reading {
             cut: None,
             number: 0,
             gathered: 0,
+            echo: None,
         })
     }
 
+    /// As a destination reads: states are given back.
+    pub(crate) fn echoing(self, echo: Echo) -> Self {
+        Self { echo: Some(echo), ..self }
+    }
+
     /// Takes all lines.
-    pub(super) fn run(mut self, mut pieces: mpsc::Receiver<Bytes>) -> (Self, Result<Lines>) {
+    pub(crate) fn run(mut self, mut pieces: mpsc::Receiver<Bytes>) -> (Self, Result<Lines>) {
         while let Some(piece) = pieces.blocking_recv() {
             match self.piece(&piece) {
                 Ok(Lines::Ended) => {}
@@ -153,9 +162,19 @@ impl Reading {
     fn line(&mut self, line: &[u8]) -> Result<bool> {
         self.number += 1;
         match parse(line, self.number).map_err(|e| e.context("connector", &self.connector))? {
-            Line::Record(record) => self.record(&record).map(|()| false),
+            Line::Record(mut record) => {
+                if self.echo.is_some() {
+                    record.read_as_seconds();
+                }
+                self.record(&record).map(|()| false)
+            }
             Line::Other | Line::NotJson => match self.ear.other(line)? {
-                Some(Message::State(state)) => self.state(state).map(|()| true),
+                Some(Message::State(state)) => {
+                    if let Some(echo) = &mut self.echo {
+                        echo.line = line.to_vec();
+                    }
+                    self.state(state).map(|()| true)
+                }
                 Some(Message::Trace(Trace::StreamStatus(status))) => {
                     self.status(&status).map(|()| false)
                 }
@@ -246,12 +265,15 @@ impl Reading {
         self.close_unless(lane)?;
         let counted = std::mem::take(&mut self.lanes[lane].since_state);
         if let Some(said) = miscounted(stats, &[counted]) {
-            return Err(self.miscount(counted, said).context("stream", &state.descriptor));
+            let error = self.miscount(counted, said).context("stream", &state.descriptor);
+            self.refuse_or_warn(error)?;
         }
         self.send(lane)?;
         let traits = self.lanes[lane].traits;
         if !traits.at_end {
-            let cursor = Checkpoint::of(self.lanes[lane].key.clone(), value_of(state.state));
+            let stream = Some(self.lanes[lane].name().clone());
+            let value = self.echoed(stream, counted, value_of(state.state))?;
+            let cursor = Checkpoint::of(self.lanes[lane].key.clone(), value);
             return self.order.state(lane, cursor, &mut self.way);
         }
         if self.closing == Some(lane) {
@@ -274,7 +296,8 @@ impl Reading {
         let all: u64 = self.lanes.iter().map(|lane| lane.since_state).sum();
         // Whether streams that it does not name are counted is not settled.
         if let Some(said) = miscounted(stats, &[all, named]) {
-            return Err(self.miscount(all, said));
+            let error = self.miscount(all, said);
+            self.refuse_or_warn(error)?;
         }
         self.lanes.iter_mut().for_each(|lane| lane.since_state = 0);
         if self.closing.is_some() {
@@ -294,6 +317,7 @@ impl Reading {
         }
         let read = self.lanes.iter().filter(|lane| lane.is_incremental).map(Lane::name);
         let global = global_cursor(shared, read, &others);
+        let global = self.echoed(None, all, global)?;
         cursors.insert(CursorKey::Global, Cursor(global));
         self.order.global(Checkpoint { cursors }, &mut self.way)
     }
@@ -341,7 +365,7 @@ impl Reading {
     ///
     /// # Errors
     /// `Data` when the last line is not complete.
-    pub(super) fn end_well(&mut self, failures: &[Failure]) -> Result<Verdicts> {
+    pub(crate) fn end_well(&mut self, failures: &[Failure]) -> Result<Verdicts> {
         if let Some(error) = self.cut.take() {
             return Err(error);
         }
@@ -365,7 +389,7 @@ impl Reading {
     ///
     /// # Errors
     /// `Interrupted` when the writers are gone.
-    pub(super) fn end_badly(&mut self, failures: &[Failure]) -> Result<Verdicts> {
+    pub(crate) fn end_badly(&mut self, failures: &[Failure]) -> Result<Verdicts> {
         self.close()?;
         let mut errors = self.errors(failures);
         for (lane, error) in self.lanes.iter().zip(&mut errors) {
@@ -396,7 +420,7 @@ impl Reading {
             }
             let message = match lane.progress {
                 Progress::Complete => return None,
-                _ if is_silent => return None,
+                _ if is_silent && !self.needs_word(lane) => return None,
                 Progress::Incomplete => "The connector could not read the stream completely",
                 _ => "The connector ended without saying that the stream is complete",
             };
@@ -432,6 +456,28 @@ impl Reading {
     /// Whether records brought fields that the catalog does not have.
     pub(super) fn has_unknown(&self) -> bool {
         self.lanes.iter().any(Lane::has_unknown)
+    }
+
+    /// Whether it is complete only when somebody says so.
+    fn needs_word(&self, lane: &Lane) -> bool {
+        self.echo.as_ref().is_some_and(|echo| echo.needs_word.contains(lane.name()))
+    }
+
+    /// The cursor for a state that came in the last line.
+    fn echoed(&mut self, stream: Option<TableName>, records: u64, state: Value) -> Result<Value> {
+        match &mut self.echo {
+            Some(echo) => echo.came(stream, records, state),
+            None => Ok(state),
+        }
+    }
+
+    /// A host may miscount what a source has counted; PyAirbyte does.
+    fn refuse_or_warn(&self, error: Error) -> Result<()> {
+        if self.echo.is_none() {
+            return Err(error);
+        }
+        tracing::warn!(error = %error.message(), "The counts of a state are another's");
+        Ok(())
     }
 
     fn error(&self, message: &str, lane: usize) -> Error {

@@ -24,7 +24,7 @@ pub const LINE: &str = "line:airbyte";
 const LINE_COLUMN: &str = "_airbyte_record";
 
 /// The name of the table of a stream.
-pub(super) fn table_name(descriptor: &StreamDescriptor) -> TableName {
+pub(crate) fn table_name(descriptor: &StreamDescriptor) -> TableName {
     let namespace = descriptor.namespace.clone().filter(|namespace| !namespace.is_empty());
     TableName { namespace, name: descriptor.name.clone() }
 }
@@ -36,7 +36,7 @@ pub(super) fn descriptor(table: &TableName) -> StreamDescriptor {
 
 /// What a connector offers.
 #[derive(Debug, Default)]
-pub(super) struct Streams(BTreeMap<TableName, Offered>);
+pub(crate) struct Streams(BTreeMap<TableName, Offered>);
 
 /// A stream, and the table that it is.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Streams {
     ///
     /// # Errors
     /// `Config` for a path that the stream cannot have; `Data` for a stream that comes twice.
-    pub(super) fn new(catalog: Catalog, asked: &[TablePaths]) -> Result<Self> {
+    pub(crate) fn new(catalog: Catalog, asked: &[TablePaths]) -> Result<Self> {
         let mut streams = BTreeMap::new();
         for stream in catalog.streams {
             let offered = Offered::new(stream, asked)?;
@@ -66,7 +66,7 @@ impl Streams {
         Ok(Self(streams))
     }
 
-    pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Table> {
         self.0.values().map(|offered| &offered.table)
     }
 

@@ -113,7 +113,8 @@ impl Airbyte {
             Ok(true) => Ok(Exit::Success),
             Ok(false) => Ok(Exit::Failed),
             Err(error) => {
-                spoken.failed(&error).await?;
+                // Whoever reads nothing any more wants to hear nothing either.
+                drop(spoken.failed(&error).await);
                 Ok(Exit::Failed)
             }
         }

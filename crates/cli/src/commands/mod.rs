@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod clear;
+pub mod connector;
 pub mod example;
 pub mod history;
 pub mod init;
@@ -48,6 +49,7 @@ pub async fn run(cli: Cli) -> Result<Exit> {
         Command::Refresh(command) => Box::pin(command.run(global)).await,
         Command::History(command) => command.run(global).await,
         Command::Init(command) => command.run(global).await,
+        Command::Connector(command) => Box::pin(command.run()).await,
         Command::State(command) => command.run(global).await,
         Command::Status(command) => command.run(global).await,
         Command::Example(command) => Box::pin(command.run(global)).await,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use highwater_airbyte::protocol::{AirbyteStream, ConfiguredCatalog, ConfiguredStream, SyncMode};
+use highwater_airbyte::protocol::{
+    AirbyteStream, ConfiguredCatalog, ConfiguredStream, DestinationSyncMode, SyncMode,
+};
 use highwater_airbyte::records::json_schema;
-use highwater_core::{Error, ReadMode, Result, Table, TableName};
+use highwater_core::{Error, ReadMode, Result, Table, TableName, TableRecord, WriteMode};
 use highwater_engine::selection::matches;
-use highwater_engine::{ColumnOptions, TableOptions};
+use highwater_engine::{ColumnOptions, Generation, TableOptions};
 use serde_json::Value;
 
 use crate::jobs;
@@ -97,6 +99,59 @@ pub(super) fn read_options(
         options.columns = columns(asked, table, &options);
     }
     Ok(options)
+}
+
+/// How a stream that comes in is to be written. `record` is what is known of the table from before.
+///
+/// # Errors
+/// `Unsupported` for a mode that we do not have; `Config` for generations that make no sense.
+pub(super) fn write_options(
+    asked: &ConfiguredStream,
+    settings: &Settings,
+    record: Option<&TableRecord>,
+) -> Result<TableOptions> {
+    let name = table_name(&asked.stream);
+    let mut options = own_options(&name, settings).unwrap_or_default();
+    options.name = name.to_string();
+    options.read_mode = Some(ReadMode::Incremental);
+    options.write_mode = Some(match asked.destination_sync_mode {
+        DestinationSyncMode::Append | DestinationSyncMode::Overwrite => WriteMode::Append,
+        DestinationSyncMode::AppendDedup => WriteMode::AppendDedup,
+        DestinationSyncMode::Update | DestinationSyncMode::SoftDelete => {
+            return Err(Error::unsupported("The destination cannot change single rows of a table")
+                .context("stream", &name)
+                .hint("choose append, overwrite or append_dedup"));
+        }
+    });
+    options.generation = Some(generation(asked, record).map_err(|e| e.context("stream", &name))?);
+    Ok(options)
+}
+
+/// The generation of the rows that come.
+///
+/// `overwrite` of a full read means that the old rows go, also where generations are not counted,
+/// or are one and the same for ever: then the next one is ours to count. Everywhere else old rows
+/// go only when a newer generation than theirs comes.
+fn generation(asked: &ConfiguredStream, record: Option<&TableRecord>) -> Result<Generation> {
+    let told = |id: Option<i64>| {
+        let id = u64::try_from(id.unwrap_or(0));
+        id.map_err(|_| Error::config("A generation is less than 0"))
+    };
+    let id = told(asked.generation_id)?;
+    let minimum = told(asked.minimum_generation_id)?;
+    if minimum > id || (0 < minimum && minimum < id) {
+        return Err(Error::config("`minimum_generation_id` is neither 0 nor `generation_id`"));
+    }
+    let before = record.map_or(0, |record| record.generation);
+    let replaces = asked.destination_sync_mode == DestinationSyncMode::Overwrite
+        && asked.sync_mode == SyncMode::FullRefresh;
+    if replaces {
+        let id = id.max(before + 1);
+        return Ok(Generation { id, minimum: id });
+    }
+    // Whoever does not count goes on with what is there.
+    let id = if asked.generation_id.is_none() { before } else { id };
+    Ok(Generation { id, minimum })
 }
 
 /// The columns that were chosen, where these are not all; the key and the cursor always.

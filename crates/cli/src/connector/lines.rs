@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
+use highwater_airbyte::inlet::Sender;
 use highwater_core::{Error, ErrorKind, Instant, Result, TableName};
 use serde_json::{Value, json};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -91,11 +93,22 @@ impl Lines {
     }
 }
 
+/// States that come back to whoever sent them.
+#[async_trait]
+impl Sender for Lines {
+    async fn durable(&self, line: &str) -> Result<()> {
+        self.0.lock().await.print_line(line).await
+    }
+}
+
 impl Inner {
-    async fn print(&mut self, message: &Value) -> Result<()> {
-        let line = format!("{message}\n");
-        self.out.write_all(line.as_bytes()).await.map_err(|e| nobody_reads(&e))?;
+    async fn print_line(&mut self, line: &str) -> Result<()> {
+        self.out.write_all(format!("{line}\n").as_bytes()).await.map_err(|e| nobody_reads(&e))?;
         self.out.flush().await.map_err(|e| nobody_reads(&e))
+    }
+
+    async fn print(&mut self, message: &Value) -> Result<()> {
+        self.print_line(&message.to_string()).await
     }
 }
 

@@ -14,14 +14,21 @@ mod outlet;
 use std::path::Path;
 use std::sync::Arc;
 
-use highwater_airbyte::protocol::Catalog;
-use highwater_core::{Connector, Error, Result};
-use highwater_engine::{Failure, RunOptions, Silent, StopSignal, Summary, SyncRequest, Target};
+use highwater_airbyte::inlet::{self, Inlet};
+use highwater_airbyte::protocol::{Catalog, ConfiguredStream};
+use highwater_core::{Connector, Error, MetadataColumns, Result, WriteMode};
+use highwater_engine::{
+    DestinationSummary, Failure, RunOptions, Silent, StopSignal, Summary, SyncRequest, Target,
+};
 use serde_json::{Value, json};
 
 use crate::served::settings::{self, Settings};
 use lines::Lines;
 use outlet::Outlet;
+
+/// The key of a configuration that is ours: under which name a destination keeps the state.
+const SYNC_NAME: &str = "sync_name";
+const DEFAULT_SYNC_NAME: &str = "airbyte";
 
 /// A connector as somebody else runs it, and where its messages go.
 pub struct Spoken {
@@ -41,7 +48,7 @@ impl Spoken {
     /// When nobody listens.
     pub async fn spec(&self) -> Result<()> {
         let spec = json!({
-            "connectionSpecification": settings::schema(self.connector),
+            "connectionSpecification": specification(self.connector),
             "protocol_version": "0.2.0",
             "supportsIncremental": true,
             "supported_destination_sync_modes": ["append", "overwrite", "append_dedup"],
@@ -55,7 +62,7 @@ impl Spoken {
     /// When the configuration cannot be read or nobody listens.
     pub async fn check(&self, config: &Path) -> Result<()> {
         let checked = async {
-            let settings = Settings::new(self.connector, read_json(config, "config")?)?;
+            let settings = self.settings(config)?;
             settings.check().await?;
             settings.reach().await
         };
@@ -71,7 +78,7 @@ impl Spoken {
     /// # Errors
     /// What the source says.
     pub async fn discover(&self, config: &Path) -> Result<()> {
-        let settings = Settings::new(self.connector, read_json(config, "config")?)?;
+        let settings = self.settings(config)?;
         let source = settings.source().await?;
         let tables = source.discover(None).await?;
         let streams = tables.iter().map(|table| catalog::stream(table, &settings));
@@ -85,7 +92,7 @@ impl Spoken {
     /// # Errors
     /// What concerns the source as a whole.
     pub async fn read(&self, config: &Path, catalog: &Path, state: Option<&Path>) -> Result<bool> {
-        let settings = Settings::new(self.connector, read_json(config, "config")?)?;
+        let settings = self.settings(config)?;
         let source = settings.source().await?;
         let discovered = source.discover(None).await?;
         let asked = catalog::parse(read_json(catalog, "catalog")?)?;
@@ -105,45 +112,98 @@ impl Spoken {
             tables,
             skip_tables: Vec::new(),
             targets: vec![Target {
-                write_mode: highwater_core::WriteMode::Append,
+                write_mode: WriteMode::Append,
                 ..Target::new("the caller", Arc::clone(&outlet) as Arc<_>)
             }],
             state_table: None,
         };
-        let run = RunOptions {
-            take_over: false,
-            tasks_max: std::thread::available_parallelism().map_or(4, |n| n.get()),
-            stop: StopSignal::default(),
-            observer: Arc::new(Silent),
-        };
-        let summary = highwater_engine::sync(source, &request, &run).await?;
+        let summary = highwater_engine::sync(source, &request, &run_options()).await?;
         self.tell_failures(&summary).await?;
-        Ok(summary.destinations.iter().all(|d| d.tables.iter().all(|table| table.complete)))
+        Ok(is_complete(&summary))
     }
 
-    /// `write`: the records of stdin.
+    /// `write`: the records of stdin, as `catalog` wants them. A state is printed when its rows are
+    /// durable. Returns whether every stream is complete.
     ///
     /// # Errors
     /// What concerns the destination as a whole.
     pub async fn write(&self, config: &Path, catalog: &Path) -> Result<bool> {
-        let _ = (config, catalog);
-        Err(Error::unsupported("Destinations cannot be run by others yet"))
+        let (settings, sync) = self.named_settings(config)?;
+        let asked = catalog::parse(read_json(catalog, "catalog")?)?;
+        let destination = settings.destination().await?;
+        let store = destination.state_store().ok_or_else(|| {
+            Error::unsupported("The destination cannot keep which generation its tables are of")
+        })?;
+        let state = store.look(&sync).await?;
+        let record =
+            |asked: &ConfiguredStream| state.tables.get(&catalog::table_name(&asked.stream));
+        let tables = asked.streams.iter();
+        let tables = tables.map(|asked| catalog::write_options(asked, &settings, record(asked)));
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        if tables.is_empty() {
+            return Ok(true);
+        }
+        let sender = Arc::clone(&self.lines) as Arc<dyn inlet::Sender>;
+        let inlet = Inlet::new(asked, Box::new(std::io::stdin()), sender)?;
+        let request = SyncRequest {
+            sync,
+            tables,
+            skip_tables: Vec::new(),
+            targets: vec![Target {
+                write_mode: WriteMode::Append,
+                metadata_columns: MetadataColumns::Airbyte,
+                ..Target::new(self.connector.kind(), destination)
+            }],
+            state_table: None,
+        };
+        let summary = highwater_engine::sync(Arc::new(inlet), &request, &run_options()).await?;
+        for destination in &summary.destinations {
+            self.tell_errors(destination).await?;
+        }
+        Ok(is_complete(&summary))
     }
 
+    /// Says why streams were not read completely, and that they were not.
     async fn tell_failures(&self, summary: &Summary) -> Result<()> {
         for destination in &summary.destinations {
-            if let Some(failure) = &destination.error {
-                self.lines.error(&text(failure), lines::failure_type(failure.kind), None).await?;
-            }
+            self.tell_errors(destination).await?;
             for table in destination.tables.iter().filter(|table| !table.complete) {
-                if let Some(failure) = &table.error {
-                    let kind = lines::failure_type(failure.kind);
-                    self.lines.error(&text(failure), kind, Some(&table.table)).await?;
-                }
                 self.lines.status(&table.table, "INCOMPLETE").await?;
             }
         }
         Ok(())
+    }
+
+    async fn tell_errors(&self, destination: &DestinationSummary) -> Result<()> {
+        if let Some(failure) = &destination.error {
+            self.lines.error(&text(failure), lines::failure_type(failure.kind), None).await?;
+        }
+        for table in &destination.tables {
+            if let Some(failure) = &table.error {
+                let kind = lines::failure_type(failure.kind);
+                self.lines.error(&text(failure), kind, Some(&table.table)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settings(&self, config: &Path) -> Result<Settings> {
+        self.named_settings(config).map(|(settings, _)| settings)
+    }
+
+    /// The settings, and the name under which a destination keeps the state.
+    fn named_settings(&self, config: &Path) -> Result<(Settings, String)> {
+        let mut config = read_json(config, "config")?;
+        let sync = match config.as_object_mut().and_then(|config| config.remove(SYNC_NAME)) {
+            None | Some(Value::Null) => DEFAULT_SYNC_NAME.to_owned(),
+            Some(Value::String(name)) if !name.trim().is_empty() => name,
+            Some(_) => {
+                return Err(Error::config("`sync_name` is no name")
+                    .context("key", SYNC_NAME)
+                    .hint("sync_name: shop"));
+            }
+        };
+        Ok((Settings::new(self.connector, config)?, sync))
     }
 
     /// Says that all failed.
@@ -153,6 +213,38 @@ impl Spoken {
     pub async fn failed(&self, error: &Error) -> Result<()> {
         self.lines.error(&words(error), lines::failure_type(error.kind()), None).await
     }
+}
+
+/// The schema of the configuration: that of a plugin, and the name of the sync.
+fn specification(connector: &dyn Connector) -> Value {
+    let mut schema = settings::schema(connector);
+    schema["type"] = json!("object");
+    for role in schema["anyOf"].as_array_mut().into_iter().flatten() {
+        role["properties"][SYNC_NAME] = json!({
+            "type": "string",
+            "default": DEFAULT_SYNC_NAME,
+            "description": "As a destination: the name under which it is kept which rows its \
+                            tables have. Two writes into one database at the same time need two \
+                            names.",
+        });
+    }
+    schema
+}
+
+/// Nothing is shown, and nothing but the end of the process stops it.
+fn run_options() -> RunOptions {
+    RunOptions {
+        take_over: false,
+        tasks_max: std::thread::available_parallelism().map_or(4, |n| n.get()),
+        stop: StopSignal::default(),
+        observer: Arc::new(Silent),
+    }
+}
+
+fn is_complete(summary: &Summary) -> bool {
+    summary.destinations.iter().all(|destination| {
+        destination.error.is_none() && destination.tables.iter().all(|table| table.complete)
+    })
 }
 
 /// A file of those that a connector is started with.
