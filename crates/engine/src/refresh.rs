@@ -158,6 +158,7 @@ impl<'a> Upkeep<'a> {
                     let removed = seat.clear(&plan, table).await?;
                     done.push(seat.done(table, removed));
                 }
+                seat.forget_source(choice).await?;
             }
             Ok(done)
         };
@@ -252,6 +253,16 @@ impl Seat<'_> {
             }
         }
         Ok(removed)
+    }
+
+    /// Forgets the position of the whole source where no table is left that it is one for.
+    async fn forget_source(&self, choice: &Choice) -> Result<()> {
+        let with_cursors = self.state.cursors.keys().filter_map(CursorKey::table);
+        let mut known = self.state.tables.keys().chain(with_cursors);
+        if self.state.cursors.contains_key(&CursorKey::Global) && known.all(|t| choice.has(t)) {
+            self.store.set(&self.fence, &CursorKey::Global, None).await?;
+        }
+        Ok(())
     }
 
     /// Whether the destination has the table.

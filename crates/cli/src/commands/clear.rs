@@ -9,11 +9,10 @@ use super::{at_table, upkeep};
 use crate::args::Global;
 use crate::config::{Config, endpoints};
 use crate::exit::Exit;
-use crate::failure::Result;
-use crate::hints;
-use crate::inputs;
+use crate::failure::{Failure, Result};
 use crate::output::{self, count};
 use crate::plugins::Settings;
+use crate::{hints, inputs};
 
 /// Removes what the sync has written to its tables at a destination, all of them for none, and
 /// forgets their positions.
@@ -64,12 +63,18 @@ async fn of_one(
         [(section, job)] => (section, job),
         _ => {
             let names = config.sources.iter().map(|source| source.spec.name.clone()).collect();
-            return Err(unclear("There are several syncs", "--sync", names, one));
+            return Err(unclear("There are several syncs", "--sync", names, one, tables));
         }
     };
     if job.request.targets.len() > 1 && one.destination.is_none() {
         let names = job.request.targets.iter().map(|target| target.name.clone()).collect();
-        return Err(unclear("The sync has several destinations", "--destination", names, one));
+        return Err(unclear(
+            "The sync has several destinations",
+            "--destination",
+            names,
+            one,
+            tables,
+        ));
     }
     upkeep::no_plugin(section)?;
     let mut all = Vec::new();
@@ -85,9 +90,18 @@ async fn of_one(
     Ok((section.spec.name.clone(), all))
 }
 
-fn unclear(what: &str, flag: &str, names: Vec<String>, one: &One) -> crate::failure::Failure {
-    let command = format!("highwater state reset {} --clear", hints::pasted(&one.what));
+fn unclear(what: &str, flag: &str, names: Vec<String>, one: &One, tables: &[String]) -> Failure {
+    let which = match tables {
+        [] => "--all".to_owned(),
+        _ => tables
+            .iter()
+            .map(|t| format!("--table {}", hints::quoted(t)))
+            .collect::<Vec<_>>()
+            .join(" "),
+    };
+    let command = format!("highwater state reset {} {which} --clear", hints::pasted(&one.what));
     let (first, others) = names.split_first().map_or(("", &[][..]), |(f, o)| (f.as_str(), o));
+    let others: Vec<String> = others.iter().map(|name| hints::quoted(name)).collect();
     Error::config(what)
         .hint(format!("{command} {flag} {}   # or: {}", hints::quoted(first), others.join(", ")))
         .into()

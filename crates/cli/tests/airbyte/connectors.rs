@@ -147,3 +147,39 @@ spec:
     assert_eq!(session.run("plan sync.yml"), 2);
     session.matches("airbyte_destination");
 }
+
+/// What a connector renews itself is kept where the configuration says, and used from then on.
+#[test]
+fn settings_that_the_connector_renews() {
+    if !has_python("settings_that_the_connector_renews") {
+        return;
+    }
+    let mut session = session();
+    session.secret("s3cond");
+    let renewed = json!({ "script": "script.json", "password": "s3cond", "save_args": "args" });
+    let status = json!({ "type": "TRACE", "trace": { "type": "STREAM_STATUS", "emitted_at": 0.0,
+        "stream_status": { "stream_descriptor": { "name": "users" }, "status": "COMPLETE" } } });
+    let lines = json!([
+        { "type": "CONTROL", "control": { "type": "CONNECTOR_CONFIG", "emitted_at": 0.0,
+            "connectorConfig": { "config": renewed } } },
+        { "type": "RECORD", "record": { "stream": "users", "data": { "id": 1 }, "emitted_at": 1 } },
+        status,
+    ]);
+    script(&mut session, &json!({ "lines": lines }));
+    let text = source("[users]", "{script: script.json, password: first, save_args: args}");
+    let append = destination("  write_mode: append\n");
+    session.file("sync.yml", &(text.clone() + &append));
+    assert_eq!(session.run("sync sync.yml"), 0);
+    let kept = text.replace("  spec", "  config_file: tokens.json\n  spec");
+    session.file("sync.yml", &(kept + &append));
+    assert_eq!(session.run("sync sync.yml"), 0);
+    let tokens = std::fs::read_to_string(session.path("tokens.json")).unwrap();
+    let tokens: Value = serde_json::from_str(&tokens).unwrap();
+    assert_eq!(tokens["password"], "s3cond");
+    assert_eq!(session.run("sync sync.yml"), 0);
+    let calls = (1..).map(|n| session.path(&format!("args/{n}/config.json")));
+    let last = calls.take_while(|path| path.exists()).last().unwrap();
+    let given: Value = serde_json::from_str(&std::fs::read_to_string(last).unwrap()).unwrap();
+    assert_eq!(given["password"], "s3cond");
+    session.matches("airbyte_renewed");
+}

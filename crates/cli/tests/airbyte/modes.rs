@@ -1,5 +1,7 @@
 //! Airbyte's sync modes, its states and its columns.
 
+use serde_json::{Value, json};
+
 use super::{destination, has_python, rows, session, source, user};
 
 const ROWS: &str = "{rows_file: rows.jsonl, emitted_at: 1700000000000}";
@@ -120,4 +122,71 @@ fn a_stream_that_is_incomplete() {
     assert_eq!(session.run("sync sync.yml"), 3);
     session.query("copy.db", "SELECT id, name FROM users");
     session.matches("airbyte_incomplete");
+}
+
+/// A record that says that its row was deleted removes it, or is a row like others.
+#[test]
+fn deletions() {
+    if !has_python("deletions") {
+        return;
+    }
+    let mut session = session();
+    let row = |id: i64, day: &str, deleted: Value| json!({ "id": id, "updated_at": day, "_ab_cdc_deleted_at": deleted });
+    let both = |day: &str, deleted: &Value| {
+        ["hard", "soft"].map(|name| (name, row(1, day, deleted.clone()))).to_vec()
+    };
+    let entries = "
+    - {name: hard, destination_sync_mode: append_dedup}
+    - {name: soft, destination_sync_mode: append_dedup, deletes: soft}";
+    rows(&mut session, &both("2026-01-01", &Value::Null));
+    let catalog = |name: &str| {
+        let text = json!({ "type": ["null", "string"] });
+        json!({ "name": name, "supported_sync_modes": ["incremental"],
+            "source_defined_cursor": true, "default_cursor_field": ["updated_at"],
+            "source_defined_primary_key": [["id"]],
+            "json_schema": { "properties": { "id": { "type": "integer" },
+                "updated_at": text, "_ab_cdc_deleted_at": text } } })
+    };
+    let script = json!({ "catalog": [catalog("hard"), catalog("soft")] });
+    session.hidden_file("script.json", script.to_string().as_bytes());
+    let spec = ROWS.replace('{', "{script: script.json, ");
+    session.file("sync.yml", &(source(entries, &spec) + &destination("")));
+    assert_eq!(session.run("sync sync.yml"), 0);
+    rows(&mut session, &both("2026-01-02", &json!("2026-01-02")));
+    assert_eq!(session.run("sync sync.yml"), 0);
+    session.query("copy.db", "SELECT id, _ab_cdc_deleted_at FROM hard");
+    session.query("copy.db", "SELECT id, _ab_cdc_deleted_at FROM soft");
+    session.query("copy.db", "SELECT updated_at, _highwater_op FROM hard_history ORDER BY 1");
+    session.matches("airbyte_deletions");
+}
+
+/// One state for all tables: a table that is refreshed is read anew, the others go on.
+#[test]
+fn global_states() {
+    if !has_python("global_states") {
+        return;
+    }
+    let mut session = session();
+    let other = |id: i64, day: &str| ("others", user(id, "Axel", day).1);
+    rows(&mut session, &[user(1, "Louis", "1754"), other(1, "1755")]);
+    let spec = ROWS.replace('}', ", global: true, save_args: args}");
+    let append = destination("  write_mode: append\n");
+    session.file("sync.yml", &(source("[\"*\"]", &spec) + &append));
+    assert_eq!(session.run("sync sync.yml"), 0);
+    assert_eq!(session.run("state show sync.yml"), 0);
+    assert_eq!(session.run("refresh sync.yml users --remove"), 0);
+    session.query("copy.db", "SELECT id, name, _airbyte_generation_id FROM users");
+    let last = (1..).map(|n| session.path(&format!("args/{n}"))).take_while(|p| p.exists());
+    let read = last.filter(|folder| folder.join("state.json").exists()).last().unwrap();
+    let state = std::fs::read_to_string(read.join("state.json")).unwrap();
+    let state: Value = serde_json::from_str(&state).unwrap();
+    // The shared state is there, and of the streams only the one that goes on.
+    assert_eq!(state[0]["type"], "GLOBAL");
+    assert_eq!(state[0]["global"]["shared_state"]["total"], 2);
+    let streams = state[0]["global"]["stream_states"].as_array().unwrap();
+    assert_eq!(streams.len(), 1, "{state}");
+    assert_eq!(streams[0]["stream_descriptor"]["name"], "others");
+    assert_eq!(session.run("state reset sync.yml --all --clear"), 0);
+    assert_eq!(session.run("state show sync.yml"), 0);
+    session.matches("airbyte_global");
 }

@@ -116,3 +116,46 @@ fn a_table_is_cleared() {
     assert_eq!(session.run("state reset shop.db copy.db --name shop --all --clear"), 2);
     session.matches("clear");
 }
+
+/// Where there are several destinations, a refresh is for all, and a clear names one.
+#[test]
+fn several_destinations() {
+    let mut session = Session::new();
+    session.sql(
+        "shop.db",
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, updated_at TEXT);
+INSERT INTO orders VALUES (1, '2026-01-01');",
+    );
+    let destination = |name: &str| {
+        format!(
+            "---
+kind: destination
+spec: {{name: {name}, path: sqlite, write_mode: append, spec: {{connection_string: {name}.db}}}}
+"
+        )
+    };
+    session.file(
+        "sync.yml",
+        &format!(
+            "kind: source
+spec:
+  name: shop
+  path: sqlite
+  tables: [{{name: orders, cursor: updated_at}}]
+  destinations: [near, far]
+  spec: {{connection_string: shop.db}}
+{}{}",
+            destination("near"),
+            destination("far")
+        ),
+    );
+    assert_eq!(session.run("sync sync.yml"), 0);
+    assert_eq!(session.run("refresh sync.yml orders"), 0);
+    session.query("near.db", "SELECT id FROM orders");
+    session.query("far.db", "SELECT id FROM orders");
+    assert_eq!(session.run("state reset sync.yml --all --clear"), 2);
+    assert_eq!(session.run("state reset sync.yml --all --clear --destination far"), 0);
+    session.query("near.db", "SELECT count(*) FROM orders");
+    session.query("far.db", "SELECT count(*) FROM orders");
+    session.matches("upkeep_several");
+}
