@@ -187,7 +187,7 @@ pub(crate) async fn make_history(session: &Session, table: &TablePlan) -> Result
 
 /// Makes the new table beside the old one, where the run is still to make the table anew: readers
 /// go on with the old one while rows come into the new one. `None` where that is done, or where
-/// it is made in place with the tables that belong to it.
+/// it is made in place because tables belong to it (a history, the keys that a sweep sees).
 ///
 /// # Errors
 /// As [`apply`].
@@ -197,7 +197,8 @@ pub(crate) async fn make_beside(
     table: &TablePlan,
     recreated: &Recreated,
 ) -> Result<Option<TablePlan>> {
-    if table.changes != [SchemaChange::Recreate] || table.write_mode == WriteMode::AppendDedup {
+    let belongs = table.write_mode == WriteMode::AppendDedup || derived::remembers_keys(table);
+    if table.changes != [SchemaChange::Recreate] || belongs {
         return Ok(None);
     }
     let there = find(session, &table.target.name).await?;

@@ -40,14 +40,15 @@ pub(crate) async fn add(session: &Session, table: &Table) -> Result<u64> {
     Ok(removed)
 }
 
-/// Removes all but the last row of each key. In a table that was filled by COPY in the
-/// transaction that made it, rows lie in the order of their arrival.
+/// Removes all but the last row of each key. The transactions of a read follow one another, and
+/// rows that one of them has added by COPY lie in the order of their arrival.
 async fn fold(session: &Session, table: &Table) -> Result<u64> {
     let key: Vec<String> = table.primary_key.iter().map(|key| quote(key)).collect();
     let (name, key) = (PostgresDialect.table(&table.name), key.join(", "));
     let statement = format!(
         "DELETE FROM {name} WHERE ctid IN (SELECT ctid FROM (SELECT ctid, \
-         row_number() OVER (PARTITION BY {key} ORDER BY ctid DESC) AS place FROM {name}) AS placed \
+         row_number() OVER (PARTITION BY {key} ORDER BY pg_catalog.age(xmin), ctid DESC) AS place \
+         FROM {name}) AS placed \
          WHERE place > 1)"
     );
     let removed = session.execute_typed(&statement, &[]).await;

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
-    Checkpoint, Cursor, CursorKey, Error, Fence, Instant, Lease, LeaseRequest, Result, State,
-    StateStore, TableName, TablePlan, TableRecord,
+    Checkpoint, Cursor, CursorKey, Error, ErrorKind, Fence, Instant, Lease, LeaseRequest, Result,
+    State, StateStore, TableName, TablePlan, TableRecord,
 };
 use highwater_sql::Dialect;
 use highwater_sql::state::{StateSql, fenced, key_columns, key_from_columns};
@@ -130,10 +130,13 @@ impl PostgresStore {
     async fn upgrade(&self) -> Result<()> {
         let transaction = self.begin_creation().await?;
         let present = columns_of_tables(&transaction.session).await?;
-        for (_, statement) in SQL.upgrade().iter().filter(|(column, _)| !has(&present, column)) {
-            let upgraded = transaction.session.run("upgrade the state tables", statement).await;
-            upgraded.map_err(|error| error.context("schema", STATE_SCHEMA))?;
-        }
+        let missing = SQL.upgrade().into_iter().filter(|(column, _)| !has(&present, column));
+        let statements = missing.map(|(_, statement)| statement).collect::<Vec<_>>().join("; ");
+        let upgraded = transaction.session.run("upgrade the state tables", &statements).await;
+        upgraded.map_err(|error| match error.kind() {
+            ErrorKind::Config => error.hint(format!("as their owner: {statements}")),
+            _ => error,
+        })?;
         transaction.commit().await
     }
 

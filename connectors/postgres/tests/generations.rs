@@ -1,6 +1,6 @@
 //! What PostgreSQL promises of rebuilds, sweeps and the state of older versions, beyond the suites.
 
-use highwater_core::{Connector, ErrorKind, TableName, WriteMode};
+use highwater_core::{Connector, ErrorKind, SchemaChange, TableName, WriteMode};
 use highwater_postgres::PostgresConnector;
 use highwater_testkit::job::{
     Job, Run, delete, record, refresh, sync, try_sync, upsert, visible, visible_history,
@@ -267,6 +267,39 @@ async fn the_arrival_order_goes_on_when_the_state_was_reset() {
     assert_eq!(database.value(order).unwrap(), "0,1,2,3,4");
 }
 
+#[tokio::test]
+async fn of_two_rows_of_an_interrupted_read_the_later_one_stays() {
+    let (database, system) = system();
+    let job = Job::new(item_table("items"), WriteMode::Replace).resumable();
+    let rows: Vec<_> = (2..500).chain([1]).map(|id| item(id, "old", 1)).collect();
+    let run = Run::open(&system, &job).await;
+    run.commit(&[upsert(&items(&job.table, &rows))], 1).await;
+    drop(run);
+    // There is room in front of the old row now.
+    database.execute("DELETE FROM _highwater_items_new WHERE id <> 1");
+    database.execute("VACUUM _highwater_items_new");
+    let new = item(1, "new", 1);
+    sync(&system, &job, &[upsert(&items(&job.table, std::slice::from_ref(&new)))]).await;
+    assert_same(&visible(&system, &job).await, &[items(&job.table, &[new])]);
+}
+
+#[tokio::test]
+async fn a_sweep_may_make_the_table_anew() {
+    let (database, system) = system();
+    let job = Job::new(item_table("items"), WriteMode::Overwrite).by_cursor("updated_at");
+    let row = |id| upsert(&items(&job.table, &[item(id, "a", 1)]));
+    sync(&system, &job, &[row(1), row(2)]).await;
+    let anew = Job { changes: Some(vec![SchemaChange::Recreate]), ..job.clone().sweeping() };
+    let run = Run::open(&system, &anew).await;
+    run.commit(&[row(2)], 1).await;
+    run.commit(&[row(3)], 2).await;
+    assert_eq!(run.finish().await.deleted, 0);
+    run.release().await;
+    let left = [item(2, "a", 1), item(3, "a", 1)];
+    assert_same(&visible(&system, &job).await, &[items(&job.table, &left)]);
+    assert_eq!(leftovers(&database).len(), 0);
+}
+
 /// What an older version has left is read as it is, and completed when a run takes the lease.
 #[tokio::test]
 async fn the_state_of_an_older_version_is_taken_over() {
@@ -284,6 +317,15 @@ async fn the_state_of_an_older_version_is_taken_over() {
     assert_eq!((found.rows_total, found.generation, found.rebuild), (1, 0, false));
     assert_eq!((found.finished_generation, found.swept_at), (None, None));
     assert_eq!(database.value(columns).unwrap(), "8", "looking changes nothing");
+    let role = format!("upgrading_{}", database.name());
+    database.execute(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE, CREATE ON SCHEMA _highwater TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA _highwater TO {role}"
+    ));
+    let weak = System::at(&database, database.url().replace("postgres@", &format!("{role}@")));
+    let refused = error(try_sync(&weak, &job, &[row(2)]).await.map(drop));
+    assert_eq!(refused.kind(), ErrorKind::Config, "{refused}");
+    assert!(refused.hint_text().unwrap().contains("ADD COLUMN swept_at BIGINT"), "{refused}");
     sync(&system, &job, &[row(2)]).await;
     assert_eq!(database.value(columns).unwrap(), "12");
     let found = record(&system, &job).await.unwrap();
