@@ -3,6 +3,8 @@
 mod configuration;
 mod connectors;
 mod modes;
+mod proof;
+mod seed;
 mod upkeep;
 
 use std::path::Path;

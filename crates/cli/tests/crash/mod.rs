@@ -8,7 +8,7 @@
 mod faults;
 mod loss;
 mod scenario;
-mod systems;
+pub mod systems;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
