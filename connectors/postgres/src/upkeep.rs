@@ -104,8 +104,9 @@ impl Seen {
 /// As the server's.
 pub(crate) async fn remember_keys(session: &Session, run: &Plan, plan: &TablePlan) -> Result<()> {
     let plan = rebuild::in_schema(session, plan).await?;
-    changes::lock(session, &plan.target.name).await?;
     let seen = Seen::of(&plan);
+    // Not that of the user's table: another writer of the run may be loading it for long.
+    changes::lock(session, &seen.table.name).await?;
     if seen.is_of(session, run).await? {
         return Ok(());
     }

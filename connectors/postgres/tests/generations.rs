@@ -1,11 +1,12 @@
 //! What PostgreSQL promises of rebuilds, sweeps and the state of older versions, beyond the suites.
 
-use highwater_core::{Connector, ErrorKind, SchemaChange, TableName, WriteMode};
+use highwater_core::{Connector, ErrorKind, Op, SchemaChange, TableName, WriteMode};
 use highwater_postgres::PostgresConnector;
 use highwater_testkit::job::{
     Job, Run, delete, record, refresh, sync, try_sync, upsert, visible, visible_history,
 };
-use highwater_testkit::postgres::Database;
+use highwater_testkit::postgres::{Database, Postgres};
+use highwater_testkit::proxy::{Fault, Proxy};
 use highwater_testkit::rows::{assert_same, count};
 use highwater_testkit::tables::{item, item_table, items, loose_item_table};
 use serde_json::json;
@@ -298,6 +299,70 @@ async fn a_sweep_may_make_the_table_anew() {
     let left = [item(2, "a", 1), item(3, "a", 1)];
     assert_same(&visible(&system, &job).await, &[items(&job.table, &left)]);
     assert_eq!(leftovers(&database).len(), 0);
+}
+
+#[tokio::test]
+async fn a_lost_reply_to_the_end_of_a_table_is_resolved() {
+    let rebuilt = Job::new(item_table("items"), WriteMode::ReplaceDedup);
+    let swept = history_job().sweeping();
+    for job in [rebuilt, swept] {
+        for (fault, arrives) in
+            [(Fault::LoseCommitReply { nth: 1 }, true), (Fault::LoseCommit { nth: 1 }, false)]
+        {
+            let database = database();
+            let proxy = Proxy::start(Postgres::shared().port());
+            let system = System::at(&database, proxy.url(database.name()));
+            let row = |id| upsert(&items(&job.table, &[item(id, "a", 1)]));
+            sync(&system, &job, &[row(1), row(2)]).await;
+            let run = Run::open(&system, &job).await;
+            run.commit(&[row(2)], 1).await;
+            proxy.inject(fault);
+            let finished = run.try_finish().await;
+            assert_eq!(proxy.fired(), 1);
+            assert_eq!(finished.is_ok(), arrives, "{fault:?}");
+            run.try_finish().await.unwrap();
+            assert_same(&visible(&system, &job).await, &[items(&job.table, &[item(2, "a", 1)])]);
+            assert_eq!(leftovers(&database).len(), 0);
+        }
+    }
+}
+
+/// Writers of one run share the tables beside and the keys that were seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_one_run_fill_the_same_tables() {
+    let modes = [
+        Job::new(item_table("items"), WriteMode::Replace),
+        Job::new(item_table("items"), WriteMode::ReplaceDedup),
+        Job::new(item_table("items"), WriteMode::Overwrite).sweeping(),
+        history_job().sweeping(),
+    ];
+    for job in modes {
+        let (database, system) = system();
+        for _ in 0..2 {
+            let run = std::sync::Arc::new(Run::open(&system, &job).await);
+            let mut writers = tokio::task::JoinSet::new();
+            for part in 0..6_i64 {
+                let (run, table) = (std::sync::Arc::clone(&run), job.table.clone());
+                writers.spawn(async move {
+                    let mut writer = run.writer_of(&part.to_string()).await;
+                    for id in [part, part + 10] {
+                        let rows = items(&table, &[item(id, "a", 1)]);
+                        writer.write(run.batch(Op::Upsert, &rows)).await.unwrap();
+                        writer.commit(&run.checkpoint(id)).await.unwrap();
+                    }
+                });
+            }
+            while let Some(written) = writers.join_next().await {
+                written.unwrap();
+            }
+            assert_eq!(run.finish().await.deleted, 0, "{}", job.write_mode);
+            std::sync::Arc::into_inner(run).unwrap().release().await;
+            let all: Vec<_> =
+                (0..6).flat_map(|part| [part, part + 10]).map(|id| item(id, "a", 1)).collect();
+            assert_same(&visible(&system, &job).await, &[items(&job.table, &all)]);
+            assert_eq!(leftovers(&database).len(), 0);
+        }
+    }
 }
 
 /// What an older version has left is read as it is, and completed when a run takes the lease.
