@@ -53,7 +53,7 @@ impl Refresh {
         upkeep::close(&syncs).await;
         let names = begun?;
         drop(syncs);
-        sync::sync_all(&config, Some(&names), &self.run, global).await
+        Box::pin(sync::sync_all(&config, Some(&names), &self.run, global)).await
     }
 
     /// Forgets the positions; the names of the syncs that have the tables.

@@ -102,7 +102,9 @@ impl State {
         match self.action {
             Action::List { what } => list(&what, global).await,
             Action::Show { what, tables } => show(&what, &tables, global).await,
-            Action::Set { one, table, to, part } => set(&one, &table, &to, &part, global).await,
+            Action::Set { one, table, to, part } => {
+                Box::pin(set(&one, &table, &to, &part, global)).await
+            }
             Action::Reset { one, tables, clear: true, .. } => {
                 super::clear::clear(&one, &tables, global).await
             }

@@ -40,7 +40,7 @@ impl Sync {
     /// `Config` or `Unsupported` for what is wrong before or in one of them.
     pub async fn run(self, global: &Global) -> Result<Exit> {
         let config = inputs::config(&self.what)?;
-        sync_all(&config, None, &self.run, global).await
+        Box::pin(sync_all(&config, None, &self.run, global)).await
     }
 }
 

@@ -73,6 +73,11 @@ fn source(origin: Origin) -> Result<Section<SourceSpec>> {
     let mut spec: SourceSpec = typed(&origin.spec, &origin.document)?;
     required(&origin, "name", &spec.name)?;
     let driver = Driver::of(&origin, &spec)?;
+    if spec.discover_every.is_some() && !driver.is_airbyte() {
+        let error = Error::config("`discover_every` is for connectors of Airbyte")
+            .hint("leave `discover_every` out: every sync looks at the source");
+        return Err(origin.failure("discover_every", error));
+    }
     match driver {
         Driver::Builtin(_) => no_plugin(&origin, &spec)?,
         Driver::Plugin(_) => own_cursor(&origin, &spec)?,

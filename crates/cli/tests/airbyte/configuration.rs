@@ -84,6 +84,7 @@ spec:
         "airbyte_registry_refused",
         &[
             builtin("config_file: settings.json"),
+            builtin("discover_every: 15m"),
             source("[users]", "{}") + &destination("  supports_refreshes: true\n"),
             format!("{good}{transformer}"),
             good.replace("  tables", "  deterministic_cq_id: true\n  tables"),
