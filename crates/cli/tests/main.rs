@@ -8,6 +8,7 @@ mod airbyte;
 mod commands;
 mod configuration;
 mod conformance;
+mod connector;
 mod crash;
 mod data;
 mod mappings;
