@@ -58,7 +58,9 @@ pub(crate) fn by_seat(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<Group> {
             plan.tables.len() == other.tables.len()
                 && plan.tables.iter().all(|(name, table)| {
                     let other = other.tables.get(name);
-                    other.is_some_and(|other| reads_alike(other, other_state, table, state))
+                    other.is_some_and(|other| {
+                        reads_alike(other, other_state, table, state) && written_alike(other, table)
+                    })
                 })
         });
         match same {
@@ -87,6 +89,14 @@ pub(crate) fn as_one(seats: &[(usize, Arc<Plan>, &State)]) -> Vec<Group> {
     let serves_all = incremental
         .all(|table| seats.iter().all(|(_, plan, _)| plan.tables.contains_key(table.name())));
     vec![Group { seats: indices, plan, state: (*state).clone(), serves_all }]
+}
+
+/// Whether rows may be sent again for both or for neither: such a source decides by the plan what
+/// it sends before its checkpoint.
+fn written_alike(a: &TablePlan, b: &TablePlan) -> bool {
+    a.write_mode == b.write_mode
+        && a.rebuild == b.rebuild
+        && a.target.primary_key.is_empty() == b.target.primary_key.is_empty()
 }
 
 fn reads_alike(a: &TablePlan, a_state: &State, b: &TablePlan, b_state: &State) -> bool {

@@ -233,7 +233,10 @@ impl<'a> Selector<'a> {
         let counted = selection::options_of(self.request, draft.name());
         match counted.and_then(|options| options.generation) {
             Some(generation) => reading_as_told(draft, generation, record),
-            None => reading(draft, self.sweep_seconds(draft), state, self.run.started_at),
+            None => {
+                let now = self.run.started_at;
+                reading(draft, self.sweep_seconds(draft), state, target.backend.is_none(), now);
+            }
         }
         let resumes = resumes(draft, state);
         if resumes && knows {
@@ -283,21 +286,34 @@ impl<'a> Selector<'a> {
 
 /// Settles which reading of the table this is: a new one, or an unfinished one that goes on; and
 /// whether it is a sweep.
-fn reading(draft: &mut TablePlan, sweep_seconds: Option<u64>, state: &State, now: Instant) {
+///
+/// What goes into a table beside goes on only where it is known to be of this reading: its
+/// position has to be committed with it (`with_data`). A store apart may say that it is unfinished
+/// when it was swapped in a moment ago, and what came after it would take the place of all.
+fn reading(
+    draft: &mut TablePlan,
+    sweep_seconds: Option<u64>,
+    state: &State,
+    with_data: bool,
+    now: Instant,
+) {
     let record = state.tables.get(draft.name());
     let generation = record.map_or(0, |record| record.generation);
     let unfinished =
         record.is_some_and(|r| r.finished_generation.is_none_or(|done| done < r.generation));
     if draft.read_mode == ReadMode::FullRefresh {
         let position = CursorKey::Partition(draft.name().clone(), FULL_REFRESH.to_owned());
+        let goes_on =
+            record.is_some_and(|r| r.rebuild == draft.rebuild) && (with_data || !draft.rebuild);
         let resumes = draft.source.resumable
             && unfinished
+            && goes_on
             && state.cursors.get(&position).is_some_and(|cursor| !cursor.0.is_null());
         draft.generation = if resumes { generation } else { generation + 1 };
         return;
     }
-    draft.generation = generation;
     draft.rebuild = unfinished && record.is_some_and(|record| record.rebuild);
+    draft.generation = generation + u64::from(draft.rebuild && !with_data);
     let due = |after: u64| {
         let swept = record.and_then(|record| record.swept_at);
         swept.is_none_or(|swept| now.micros_since(swept) / 1_000_000 >= after)
@@ -332,12 +348,11 @@ pub(crate) fn to_read_from(plan: &Plan, mut state: State) -> State {
     let is_kept = |key: &CursorKey| {
         let Some(table) = key.table().and_then(|table| plan.tables.get(table)) else { return true };
         let is_of_refresh = key.partition() == FULL_REFRESH;
+        let record = state.tables.get(table.name());
+        let is_same = record.is_none_or(|record| record.generation == table.generation);
         match table.read_mode {
-            ReadMode::Incremental => !is_of_refresh && !table.sweep,
-            ReadMode::FullRefresh => {
-                let record = state.tables.get(table.name());
-                !is_of_refresh || record.is_some_and(|r| r.generation == table.generation)
-            }
+            ReadMode::Incremental => !is_of_refresh && !table.sweep && (is_same || !table.rebuild),
+            ReadMode::FullRefresh => !is_of_refresh || (is_same && record.is_some()),
         }
     };
     let kept: Vec<_> = state.cursors.keys().filter(|key| is_kept(key)).cloned().collect();

@@ -91,6 +91,17 @@ impl<'a> Upkeep<'a> {
     /// # Errors
     /// `Fenced` when a run of the sync is at work, `Unsupported` when a store cannot do it.
     pub async fn refresh(&self, choice: &Choice, rebuild: bool) -> Result<Vec<Done<Refreshed>>> {
+        if let Some(kept) = &self.request.state_table {
+            // Its positions are not known by table: it would read what changed, and no more.
+            return Err(Error::unsupported(
+                "A plugin that keeps its cursors itself decides what it reads again",
+            )
+            .context("state table", &kept.table.name)
+            .hint(format!(
+                "delete the rows of `{}`: the next sync reads everything",
+                kept.table.name
+            )));
+        }
         let seats = self.seats(choice).await?;
         let refreshed = async {
             let mut done = Vec::new();

@@ -7,7 +7,7 @@ use arrow_schema::Field;
 use highwater_core::types::type_name;
 use highwater_core::{
     Capabilities, Destination, Error, ExistingTable, LogicalType, Result, SchemaChange, Table,
-    TablePlan, TableRecord, WriteMode,
+    TablePlan, TableRecord,
 };
 
 /// What has to change at the destination before rows of `plan` fit.

@@ -128,7 +128,7 @@ pub(crate) async fn copy_in_turn(
     let mut copied = Vec::new();
     let mut last = None;
     for partition in partitions {
-        if copied.len() > 0 && site.options.stop.is_stopping() {
+        if !copied.is_empty() && site.options.stop.is_stopping() {
             break;
         }
         copied.push(copy(source, partition, lanes, &mut last, site).await);

@@ -320,11 +320,51 @@ async fn generations_that_somebody_else_counts_replace_older_ones_only() {
     bench.complete().await;
     assert_eq!(bench.ids(), [1, 2], "the same generation is added to");
     bench.request.tables[0].generation = Some(Generation { id: 2, minimum: 2 });
-    bench.source.rows.lock().unwrap().push((3, 3));
+    *bench.source.rows.lock().unwrap() = vec![(3, 3)];
     bench.complete().await;
     assert_eq!(bench.ids(), [3], "an older one goes");
     bench.request.tables[0].generation = Some(Generation { id: 3, minimum: 0 });
     bench.source.rows.lock().unwrap().push((4, 4));
     bench.complete().await;
     assert_eq!(bench.column(GENERATION_ID), [2, 3]);
+}
+
+#[tokio::test]
+async fn a_reading_goes_on_only_in_the_way_in_which_it_began() {
+    // Appended rows are in the table already; a replacement must have all rows.
+    let mut bench = Bench::new(ReadMode::FullRefresh, WriteMode::Append, &THREE);
+    bench.breaks_after(2).await;
+    bench.request.targets[0].write_mode = WriteMode::Replace;
+    bench.complete().await;
+    assert_eq!(bench.began(), [(0, 1), (0, 2)]);
+    assert_eq!(bench.ids(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn where_positions_are_kept_apart_what_is_rebuilt_begins_anew() {
+    for (read, write) in
+        [(ReadMode::FullRefresh, WriteMode::Replace), (ReadMode::Incremental, WriteMode::Append)]
+    {
+        let mut bench = Bench::new(read, write, &THREE);
+        let keeper = Memory::new("keeper", Journal::default());
+        bench.request.targets[0].backend = Some(Arc::new(keeper.clone()));
+        bench.complete().await;
+        if read == ReadMode::Incremental {
+            let store = keeper.state_store().unwrap();
+            let request = highwater_core::LeaseRequest {
+                owner: highwater_core::Owner::this_process(),
+                take_over: false,
+            };
+            let fence = store.open("numbers/d", &request).await.unwrap().fence.unwrap();
+            store.refresh(&fence, &name(), true).await.unwrap();
+            store.release(&fence).await.unwrap();
+        }
+        *bench.source.rows.lock().unwrap() = vec![(7, 7), (8, 8), (9, 9)];
+        bench.breaks_after(2).await;
+        assert_eq!(bench.ids(), [1, 2, 3], "{read} {write}");
+        bench.complete().await;
+        assert_eq!(bench.ids(), [7, 8, 9], "{read} {write}");
+        let began = bench.began();
+        assert!(began.iter().all(|(from, _)| *from == 0), "{read} {write}: {began:?}");
+    }
 }

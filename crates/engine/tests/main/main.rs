@@ -1,6 +1,6 @@
 //! The engine over a scripted source and destinations in memory whose operations fail at will.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bench;
 mod generations;
