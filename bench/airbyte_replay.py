@@ -177,7 +177,7 @@ def main():
         ]
         for name, path, spec in targets:
             file = config(folder, source, name, path, spec, arguments.mode)
-            cpu = measure(f"highwater -> {name}", [highwater, "sync", file])
+            cpu = measure(f"highwater -> {name}", [highwater, "sync", file], cwd=folder)
             print(f"   {cpu - zcat:5.2f} s CPU without zcat")
         equal = compare(f"{folder}/out.db", arguments.recording)
         if os.path.exists(arguments.pyairbyte):
