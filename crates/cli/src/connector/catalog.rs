@@ -23,13 +23,16 @@ pub(super) fn stream(table: &Table, settings: &Settings) -> Result<AirbyteStream
     let key = own.primary_key.as_ref().unwrap_or(&table.primary_key);
     let cursor = own.cursor.as_ref().or(table.cursor_field.as_ref());
     let fields = table.schema.fields().iter().map(AsRef::as_ref);
+    let mut modes = vec![SyncMode::FullRefresh];
+    // PyAirbyte takes the last one that it is offered, also where nobody has named a cursor field.
+    if own.read_mode != Some(ReadMode::FullRefresh) {
+        modes.push(SyncMode::Incremental);
+    }
     Ok(AirbyteStream {
         name: table.name.name.clone(),
         namespace: table.name.namespace.clone(),
         json_schema: json_schema::of_fields(fields)?,
-        supported_sync_modes: [SyncMode::FullRefresh, SyncMode::Incremental]
-            .map(|mode| mode.word().to_owned())
-            .into(),
+        supported_sync_modes: modes.iter().map(|mode| mode.word().to_owned()).collect(),
         source_defined_cursor: Some(table.source_defined_cursor),
         default_cursor_field: cursor.cloned().into_iter().collect(),
         source_defined_primary_key: key.iter().map(|column| vec![column.clone()]).collect(),
@@ -94,6 +97,17 @@ pub(super) fn read_options(
                 .context("stream", &name)
                 .hint("choose a column as the cursor field"));
         }
+    }
+    let has_cursor =
+        options.cursor.is_some() || table.cursor_field.is_some() || table.source_defined_cursor;
+    if asked.sync_mode == SyncMode::Incremental && !has_cursor {
+        return Err(Error::config("An incremental read needs a cursor field")
+            .context("stream", &name)
+            .hint(format!(
+                "choose one for the stream, or name it in the configuration: table_options: \
+                 {{{}: {{cursor: updated_at}}}}; without one: {{read_mode: full_refresh}}",
+                name.name
+            )));
     }
     if options.columns.is_none() {
         options.columns = columns(asked, table, &options);
