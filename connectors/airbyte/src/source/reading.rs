@@ -178,6 +178,13 @@ impl Reading {
                 Some(Message::Trace(Trace::StreamStatus(status))) => {
                     self.status(&status).map(|()| false)
                 }
+                Some(Message::Trace(Trace::Error(error))) => {
+                    let stream = error.stream_descriptor.as_ref();
+                    if let Some(lane) = stream.and_then(|stream| self.of(stream)) {
+                        self.lanes[lane].progress = Progress::Incomplete;
+                    }
+                    Ok(false)
+                }
                 _ => Ok(false),
             },
         }
@@ -263,6 +270,9 @@ impl Reading {
             return Ok(());
         };
         self.close_unless(lane)?;
+        if self.comes_too_late(&[lane]) {
+            return Ok(());
+        }
         let counted = std::mem::take(&mut self.lanes[lane].since_state);
         if let Some(said) = miscounted(stats, &[counted]) {
             let error = self.miscount(counted, said).context("stream", &state.descriptor);
@@ -292,7 +302,11 @@ impl Reading {
         stats: Option<Stats>,
     ) -> Result<()> {
         let named = streams.iter().filter_map(|stream| self.of(&stream.descriptor));
-        let named: u64 = named.map(|lane| self.lanes[lane].since_state).sum();
+        let named: Vec<usize> = named.collect();
+        if self.comes_too_late(&named) {
+            return Ok(());
+        }
+        let named: u64 = named.into_iter().map(|lane| self.lanes[lane].since_state).sum();
         let all: u64 = self.lanes.iter().map(|lane| lane.since_state).sum();
         // Whether streams that it does not name are counted is not settled.
         if let Some(said) = miscounted(stats, &[all, named]) {
@@ -320,6 +334,20 @@ impl Reading {
         let global = self.echoed(None, all, global)?;
         cursors.insert(CursorKey::Global, Cursor(global));
         self.order.global(Checkpoint { cursors }, &mut self.way)
+    }
+
+    /// Whether a state covers a stream whose failure was told before. Connectors have sent the state
+    /// of a good end after one (airbyte#34869): were it kept, what they did not read were never read.
+    /// Without it the next sync begins where the failure was not yet.
+    fn comes_too_late(&self, covered: &[usize]) -> bool {
+        let failed = |lane: &&usize| {
+            let lane = &self.lanes[**lane];
+            lane.progress == Progress::Incomplete && !lane.traits.at_end
+        };
+        let Some(lane) = covered.iter().find(failed) else { return false };
+        let stream = self.lanes[*lane].name().to_string();
+        tracing::warn!(stream, "A state that came after the failure of its stream is ignored");
+        true
     }
 
     fn status(&mut self, status: &StreamStatus) -> Result<()> {

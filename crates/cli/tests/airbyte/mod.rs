@@ -2,6 +2,7 @@
 
 mod configuration;
 mod connectors;
+mod defects;
 mod modes;
 mod proof;
 mod seed;
