@@ -140,7 +140,7 @@ pub(crate) async fn apply(
     create_types(session, table, &mut ran).await?;
     for change in &table.changes {
         let recreates = *change == SchemaChange::Recreate;
-        let made = is_made(change, there.as_ref())?
+        let made = is_made(table, change, there.as_ref())?
             || recreates && recreated.contains(plan, table, there.as_ref());
         let statements = if made { Vec::new() } else { statements(table, change)? };
         for statement in statements {
@@ -356,15 +356,17 @@ fn create_schema(schema: &str) -> String {
     format!("CREATE SCHEMA IF NOT EXISTS {}", quote(schema))
 }
 
-/// Whether another writer of this run, or an earlier run, has made the change.
-fn is_made(change: &SchemaChange, there: Option<&Relation>) -> Result<bool> {
+/// Whether another writer of this run, or an earlier run, has made the change. To make it twice
+/// may change nothing, but it locks tables in another order than a merge does.
+fn is_made(table: &TablePlan, change: &SchemaChange, there: Option<&Relation>) -> Result<bool> {
     let Some(there) = there else { return Ok(false) };
     let column = |name: &str| there.columns.iter().find(|column| column.name == name);
     Ok(match change {
-        SchemaChange::CreateTable
-        | SchemaChange::AddKey
-        | SchemaChange::DropNotNull(_)
-        | SchemaChange::Recreate => false,
+        SchemaChange::CreateTable | SchemaChange::AddKey => {
+            let key = &table.target.primary_key;
+            key.is_empty() || there.primary_key == *key
+        }
+        SchemaChange::DropNotNull(_) | SchemaChange::Recreate => false,
         SchemaChange::AddColumn(field) => column(field.name()).is_some(),
         SchemaChange::WidenColumn { to, .. } => {
             let wanted = PostgresDialect.column_type(to)?;

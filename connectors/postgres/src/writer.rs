@@ -252,6 +252,10 @@ impl PostgresWriter {
         if !changes::try_schema(session, &table.target.name).await? {
             return Ok(None);
         }
+        // It may have made the table since we looked.
+        if changes::find(session, &table.target.name).await?.is_some() {
+            return Ok(None);
+        }
         changes::create_without_key(session, table).await?;
         Ok(Some((into, Way::New)))
     }
