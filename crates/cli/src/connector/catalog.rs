@@ -165,6 +165,10 @@ fn generation(asked: &ConfiguredStream, record: Option<&TableRecord>) -> Result<
     }
     // Whoever does not count goes on with what is there.
     let id = if asked.generation_id.is_none() { before } else { id };
+    // Rows that were to replace others wait beside them, and their states were given back: they
+    // go on to replace them, also when nobody asks for that a second time.
+    let is_replacing = record.is_some_and(|record| record.rebuild && record.generation == id);
+    let minimum = if is_replacing { id } else { minimum };
     Ok(Generation { id, minimum })
 }
 

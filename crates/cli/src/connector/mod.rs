@@ -6,10 +6,12 @@
 //! | [`catalog`] | tables as the streams of a catalog, and what a configured catalog asks for |
 //! | [`lines`] | the lines that we print |
 //! | [`outlet`] | as a source: rows and positions of the engine as messages |
+//! | [`replaced`] | as a destination: positions of tables whose rows are replaced |
 
 mod catalog;
 mod lines;
 mod outlet;
+mod replaced;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +31,8 @@ use outlet::Outlet;
 /// The key of a configuration that is ours: under which name a destination keeps the state.
 const SYNC_NAME: &str = "sync_name";
 const DEFAULT_SYNC_NAME: &str = "airbyte";
+/// Keys of connectors whose values may hold a password.
+const SECRETS: &[&str] = &["connection_string"];
 
 /// A connector as somebody else runs it, and where its messages go.
 pub struct Spoken {
@@ -137,12 +141,16 @@ impl Spoken {
         let state = store.look(&sync).await?;
         let record =
             |asked: &ConfiguredStream| state.tables.get(&catalog::table_name(&asked.stream));
-        let tables = asked.streams.iter();
-        let tables = tables.map(|asked| catalog::write_options(asked, &settings, record(asked)));
+        let tables = asked.streams.iter().map(|asked| {
+            let options = catalog::write_options(asked, &settings, record(asked))?;
+            Ok((catalog::table_name(&asked.stream), options))
+        });
         let tables = tables.collect::<Result<Vec<_>>>()?;
         if tables.is_empty() {
             return Ok(true);
         }
+        replaced::begin(store, &sync, &state, &tables).await?;
+        let tables = tables.into_iter().map(|(_, options)| options).collect();
         let sender = Arc::clone(&self.lines) as Arc<dyn inlet::Sender>;
         let inlet = Inlet::new(asked, Box::new(std::io::stdin()), sender)?;
         let request = SyncRequest {
@@ -219,8 +227,16 @@ impl Spoken {
 fn specification(connector: &dyn Connector) -> Value {
     let mut schema = settings::schema(connector);
     schema["type"] = json!("object");
+    let table_options = schema["anyOf"][0]["properties"][settings::TABLE_OPTIONS].clone();
     for role in schema["anyOf"].as_array_mut().into_iter().flatten() {
-        role["properties"][SYNC_NAME] = json!({
+        let properties = &mut role["properties"];
+        for key in SECRETS {
+            if let Some(secret) = properties.get_mut(key) {
+                secret["airbyte_secret"] = json!(true);
+            }
+        }
+        properties[settings::TABLE_OPTIONS] = table_options.clone();
+        properties[SYNC_NAME] = json!({
             "type": "string",
             "default": DEFAULT_SYNC_NAME,
             "description": "As a destination: the name under which it is kept which rows its \
@@ -267,7 +283,11 @@ fn words(error: &Error) -> String {
 }
 
 fn text(failure: &Failure) -> String {
-    match &failure.hint {
+    match failure.hint.as_deref() {
+        // Positions are the caller's, and so is the way to begin anew.
+        Some(hint) if hint.contains("state reset") => {
+            format!("{}; hint: refresh the stream, or choose another `sync_name`", failure.message)
+        }
         Some(hint) => format!("{}; hint: {hint}", failure.message),
         None => failure.message.clone(),
     }

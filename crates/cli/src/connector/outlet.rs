@@ -40,6 +40,9 @@ pub(super) fn positions(states: &Value) -> Result<Positions> {
         one => std::slice::from_ref(one),
     };
     for state in states {
+        if !matches!(state["type"].as_str(), None | Some("STREAM")) {
+            return Err(foreign_state());
+        }
         let stream = &state["stream"];
         let own = match &stream["stream_state"] {
             Value::Null => continue,

@@ -13,7 +13,7 @@ use crate::config::spec::TableSettings;
 use crate::config::tables;
 
 /// The key that is ours and not the connector's: settings of single tables, by their names.
-const TABLE_OPTIONS: &str = "table_options";
+pub(crate) const TABLE_OPTIONS: &str = "table_options";
 
 /// What a plugin was told.
 pub(crate) struct Settings {

@@ -33,7 +33,11 @@ fn a_spec_is_printed_without_a_configuration() {
         let spec = said.of("SPEC")[0];
         assert_eq!(spec["connectionSpecification"]["type"], "object");
         for role in spec["connectionSpecification"]["anyOf"].as_array().unwrap() {
-            assert_eq!(role["properties"]["sync_name"]["default"], "airbyte", "{name}");
+            let properties = &role["properties"];
+            assert_eq!(properties["sync_name"]["default"], "airbyte", "{name}");
+            assert_eq!(properties["table_options"]["type"], "object", "{name}");
+            let secret = properties.get("connection_string");
+            assert!(secret.is_none_or(|secret| secret["airbyte_secret"] == true), "{name}");
         }
         assert_eq!(
             spec["supported_destination_sync_modes"],
@@ -163,6 +167,9 @@ fn what_is_wrong_as_a_whole_is_an_error_and_the_exit_code() {
     let foreign = json!([{"type": "STREAM", "stream": {"stream_descriptor": {"name": "users"},
         "stream_state": {"updated_at": "2026"}}}]);
     folder.write("state.json", foreign);
+    refused(GO_ON, "config_error: The state is not one", "leave `--state` out");
+    let global = json!([{"type": "GLOBAL", "global": {"shared_state": {"lsn": 1}}}]);
+    folder.write("state.json", global);
     refused(GO_ON, "config_error: The state is not one", "leave `--state` out");
     folder.write("catalog.json", "{");
     refused(READ, "config_error: The file of `--catalog`", "catalog.json");

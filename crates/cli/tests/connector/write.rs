@@ -181,6 +181,38 @@ fn a_new_generation_replaces_the_old_one_when_it_is_complete() {
     }
 }
 
+/// A refresh that has failed for good, and syncs that know nothing of it: what was confirmed of the
+/// refresh is not sent again.
+#[test]
+fn what_was_confirmed_of_a_new_generation_is_not_lost() {
+    for later in [Some((2, 0)), None] {
+        let folder = destination(&[users("append", Some((1, 0)))]);
+        let complete = status("users", "COMPLETE");
+        write(&folder, &[user(1, "Ann", 1), state("users", 1), complete.clone()]).expect(0);
+        folder.write("catalog.json", catalog(&[users("append", Some((2, 2)))]));
+        let said = write(&folder, &[user(2, "Bob", 2), state("users", 2)]).expect(1);
+        assert_eq!(numbers(&said), [2]);
+        folder.write("catalog.json", catalog(&[users("append", later)]));
+        write(&folder, &[user(3, "Cid", 3), state("users", 3), complete]).expect(0);
+        assert_eq!(names(&folder), ["Bob", "Cid"], "{later:?}");
+    }
+}
+
+#[test]
+fn a_table_that_is_gone_comes_back_by_a_refresh_only() {
+    let folder = destination(&[users("append_dedup", Some((1, 0)))]);
+    let complete = status("users", "COMPLETE");
+    let first = [user(1, "Ann", 1), state("users", 1), complete.clone()];
+    write(&folder, &first).expect(0);
+    folder.database("copy.db").execute_batch("DROP TABLE users").unwrap();
+    let said = write(&folder, &[user(2, "Bob", 2), state("users", 2), complete.clone()]).expect(1);
+    assert!(numbers(&said).is_empty());
+    assert!(said.errors()[0].contains("hint: refresh the stream"), "{:?}", said.errors());
+    folder.write("catalog.json", catalog(&[users("append_dedup", Some((2, 2)))]));
+    write(&folder, &[user(1, "Ann", 1), user(2, "Bob", 2), state("users", 3), complete]).expect(0);
+    assert_eq!(names(&folder), ["Ann", "Bob"]);
+}
+
 #[test]
 fn overwrite_of_a_full_read_replaces_also_where_nobody_counts() {
     for generation in [None, Some((1, 1))] {
@@ -283,6 +315,60 @@ fn rows_that_are_deleted_at_the_source_go() {
     write(&folder, &[user(1, "Ann", 1), user(2, "Bob", 1), state("users", 1)]).expect(0);
     write(&folder, &[gone, state("users", 2)]).expect(0);
     assert_eq!(names(&folder), ["Bob"]);
+}
+
+#[test]
+fn two_names_at_one_place_do_not_know_each_other() {
+    let folder = destination(&[users("append", Some((1, 0)))]);
+    let complete = status("users", "COMPLETE");
+    write(&folder, &[user(1, "Ann", 1), state("users", 1), complete]).expect(0);
+    let names = || folder.query("copy.db", "SELECT DISTINCT sync FROM _highwater_cursor");
+    assert_eq!(names(), [["airbyte"]]);
+    let other = json!({"connection_string": "copy.db", "sync_name": "shop", "table_options":
+        {"users": {"target": "customers"}}});
+    folder.write("config.json", other);
+    write(&folder, &[user(2, "Bob", 1), state("users", 1)]).expect(0);
+    assert_eq!(names(), [["airbyte"], ["shop"]]);
+    assert_eq!(folder.query("copy.db", "SELECT name FROM customers"), [["Bob"]]);
+}
+
+/// The same rows, states and generations at another system.
+#[test]
+fn postgresql_reads_and_writes_too() {
+    let database = highwater_testkit::postgres::Postgres::shared().create_database();
+    let folder = destination(&[users("append_dedup", Some((1, 1)))]);
+    folder.write("config.json", json!({"connection_string": database.url()}));
+    let words = "write --config config.json --catalog catalog.json";
+    let run = |input: &[Value]| folder.run("destination-postgresql", words, input);
+    let complete = status("users", "COMPLETE");
+    let names = || {
+        let names = database.value("SELECT string_agg(name, ' ' ORDER BY id) FROM users");
+        names.unwrap_or_default()
+    };
+    let said = run(&[user(1, "Ann", 1), state("users", 1), user(2, "Bob", 1), complete.clone()]);
+    assert_eq!(numbers(&said.expect(0)), [1]);
+    run(&[user(2, "Ben", 2), state("users", 2), complete.clone()]).expect(0);
+    assert_eq!(names(), "Ann Ben");
+    folder.write("catalog.json", catalog(&[users("append_dedup", Some((2, 2)))]));
+    run(&[user(3, "Cid", 1), state("users", 3)]).expect(1);
+    assert_eq!(names(), "Ann Ben");
+    run(&[user(4, "Dee", 1), complete]).expect(0);
+    assert_eq!(names(), "Cid Dee");
+
+    folder.write("catalog.json", catalog(&[asked("users", "incremental", &["at"])]));
+    let read = "read --config config.json --catalog catalog.json";
+    let said = folder.run("source-postgresql", read, &[]);
+    let mut said = said.expect(0);
+    if said.rows().is_empty() {
+        // PostgreSQL's default schema is a namespace.
+        let mut stream = asked("users", "incremental", &["at"]);
+        stream["stream"]["namespace"] = json!("public");
+        folder.write("catalog.json", catalog(&[stream]));
+        said = folder.run("source-postgresql", read, &[]).expect(0);
+    }
+    let found: Vec<_> = said.rows().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(found, ["Cid", "Dee"]);
+    assert_eq!(said.statuses().last().unwrap(), "users COMPLETE");
 }
 
 #[test]
