@@ -304,6 +304,13 @@ impl Reading {
         let named = streams.iter().filter_map(|stream| self.of(&stream.descriptor));
         let named: Vec<usize> = named.collect();
         if self.comes_too_late(&named) {
+            // Of the others nothing is covered either: they go on where they were.
+            for lane in named {
+                let lane = &mut self.lanes[lane];
+                if lane.since_state > 0 && lane.is_incremental && !lane.traits.repeats {
+                    lane.progress = Progress::Incomplete;
+                }
+            }
             return Ok(());
         }
         let named: u64 = named.into_iter().map(|lane| self.lanes[lane].since_state).sum();

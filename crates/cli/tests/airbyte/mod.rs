@@ -3,6 +3,8 @@
 mod configuration;
 mod connectors;
 mod defects;
+mod kills;
+mod misbehaving;
 mod modes;
 mod proof;
 mod seed;

@@ -123,7 +123,8 @@ spec:
         let made = calls.take_while(|call| call.exists());
         let read = made.filter(|call| call.join("catalog.json").exists()).last().unwrap();
         match std::fs::read_to_string(read.join(format!("{file}.json"))) {
-            Ok(text) => serde_json::from_str(&text).unwrap(),
+            // It may be written just now.
+            Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
             Err(_) => Value::Null,
         }
     }
