@@ -23,7 +23,7 @@ use crate::host::{Ear, LINE_BYTES};
 use crate::protocol::{
     AirbyteStream, Catalog, ConfiguredCatalog, ConfiguredStream, DestinationSyncMode, SyncMode,
 };
-use crate::source::echo::{Echo, Ledger};
+use crate::source::echo::{Echo, Ledger, Waiting};
 use crate::source::reading::{Lines, Reading, Verdicts};
 use crate::source::streams::{Streams, table_name};
 
@@ -53,10 +53,21 @@ pub struct Inlet {
     input: Mutex<Option<Box<dyn Read + Send>>>,
     ledger: Arc<Ledger>,
     sender: Arc<dyn Sender>,
+    /// Whether what was committed of an unfinished rebuild is still there in the next run.
+    keeps_unfinished: bool,
+    late: Mutex<Late>,
+}
+
+/// States of tables whose rows last only if the table is finished.
+#[derive(Default)]
+struct Late {
+    tables: BTreeSet<TableName>,
+    states: Vec<Waiting>,
 }
 
 impl Inlet {
-    /// The streams of `catalog`, of which `input` has the lines.
+    /// The streams of `catalog`, of which `input` has the lines. `keeps_unfinished` is
+    /// [`highwater_core::Destination::keeps_unfinished`] of where the rows go.
     ///
     /// # Errors
     /// `Data` for a stream that is in the catalog twice.
@@ -64,6 +75,7 @@ impl Inlet {
         catalog: ConfiguredCatalog,
         input: Box<dyn Read + Send>,
         sender: Arc<dyn Sender>,
+        keeps_unfinished: bool,
     ) -> Result<Self> {
         let is_counted = |stream: &&ConfiguredStream| stream.generation_id.is_some();
         let counted = catalog.streams.iter().filter(is_counted);
@@ -71,7 +83,41 @@ impl Inlet {
         let streams = catalog.streams.into_iter().map(stream).collect();
         let streams = Streams::new(Catalog { streams }, &[])?;
         let input = Mutex::new(Some(input));
-        Ok(Self { streams, counted, input, ledger: Arc::default(), sender })
+        let (ledger, late) = (Arc::default(), Mutex::default());
+        Ok(Self { streams, counted, input, ledger, sender, keeps_unfinished, late })
+    }
+
+    /// Gives back the states that waited until their tables were finished. `complete` are those
+    /// that are; call it after the run.
+    ///
+    /// # Errors
+    /// As [`Sender::durable`].
+    pub async fn finished(&self, complete: &BTreeSet<TableName>) -> Result<()> {
+        let late = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        for state in late.states {
+            let is_durable = match &state.stream {
+                Some(table) => complete.contains(table),
+                None => late.tables.is_subset(complete),
+            };
+            if is_durable {
+                self.sender.durable(&state.line).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a state for later, if it has to wait; else it comes back.
+    fn unless_late(&self, state: Waiting) -> Option<Waiting> {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = match &state.stream {
+            Some(table) => late.tables.contains(table),
+            None => !late.tables.is_empty(),
+        };
+        if waits {
+            late.states.push(state);
+            return None;
+        }
+        Some(state)
     }
 }
 
@@ -127,6 +173,10 @@ impl Source for Inlet {
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
         let input = input.ok_or_else(|| Error::internal("The input is read twice"))?;
         let rebuilt = plan.tables.values().filter(|table| table.rebuild).map(TablePlan::name);
+        if !self.keeps_unfinished {
+            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+            late.tables = rebuilt.clone().cloned().collect();
+        }
         let needs_word = rebuilt.filter(|name| self.counted.contains(name)).cloned().collect();
         let echo = Echo::new(Arc::clone(&self.ledger), needs_word);
         let ear = Ear::of_nobody(NAME)?;
@@ -157,8 +207,10 @@ impl Source for Inlet {
     }
 
     async fn acknowledge(&self, checkpoint: &Checkpoint) -> Result<()> {
-        for line in self.ledger.take_covered(checkpoint) {
-            self.sender.durable(&line).await?;
+        for state in self.ledger.take_covered(checkpoint) {
+            if let Some(state) = self.unless_late(state) {
+                self.sender.durable(&state.line).await?;
+            }
         }
         Ok(())
     }

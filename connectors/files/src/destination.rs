@@ -114,6 +114,11 @@ impl Destination for FilesDestination {
         .await
     }
 
+    /// The files of a rebuild go with the run that made them.
+    fn keeps_unfinished(&self) -> bool {
+        false
+    }
+
     fn stored_field(&self, field: &Field) -> Result<Field> {
         LogicalType::of(field)?;
         Ok(stored_field(field, self.target.settings.format))

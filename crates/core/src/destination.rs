@@ -199,6 +199,12 @@ pub trait Destination: Send + Sync {
             .hint("remove the table there by hand, then `highwater state reset`"))
     }
 
+    /// Whether what was committed of an unfinished rebuild ([`crate::TablePlan::rebuild`]) is still
+    /// there in the next run. Where it is not, its cursors go with it.
+    fn keeps_unfinished(&self) -> bool {
+        true
+    }
+
     /// The store that keeps state with the data; `None` when it has none.
     fn state_store(&self) -> Option<&dyn StateStore>;
 

@@ -26,12 +26,13 @@ struct Open {
     states: VecDeque<Waiting>,
 }
 
+/// A state that waits until its rows are durable.
 #[derive(Debug)]
-struct Waiting {
+pub(crate) struct Waiting {
     number: u64,
     /// `None`: all of them.
-    stream: Option<TableName>,
-    line: String,
+    pub(crate) stream: Option<TableName>,
+    pub(crate) line: String,
 }
 
 impl Ledger {
@@ -55,8 +56,8 @@ impl Ledger {
         Ok(json!({ NUMBER: number, STATE: state }))
     }
 
-    /// Takes out the lines of the states that a checkpoint covers, in the order in which they came.
-    pub(crate) fn take_covered(&self, checkpoint: &Checkpoint) -> Vec<String> {
+    /// Takes out the states that a checkpoint covers, in the order in which they came.
+    pub(crate) fn take_covered(&self, checkpoint: &Checkpoint) -> Vec<Waiting> {
         let number = |value: &Value| value.get(NUMBER).and_then(Value::as_u64);
         let global = checkpoint.cursors.get(&CursorKey::Global);
         let is_covered = |waiting: &Waiting| match global {
@@ -71,7 +72,7 @@ impl Ledger {
         let states = std::mem::take(&mut open.states).into_iter();
         let (covered, rest): (Vec<_>, Vec<_>) = states.partition(is_covered);
         open.states = rest.into();
-        covered.into_iter().map(|waiting| waiting.line).collect()
+        covered
     }
 }
 
@@ -114,11 +115,11 @@ mod tests {
         .to_string()
     }
 
-    fn ids(lines: &[String]) -> Vec<u64> {
-        let id = |line: &String| {
-            serde_json::from_str::<Value>(line).unwrap()["state"]["id"].as_u64().unwrap()
+    fn ids(states: &[Waiting]) -> Vec<u64> {
+        let id = |state: &Waiting| {
+            serde_json::from_str::<Value>(&state.line).unwrap()["state"]["id"].as_u64().unwrap()
         };
-        lines.iter().map(id).collect()
+        states.iter().map(id).collect()
     }
 
     #[test]

@@ -152,7 +152,9 @@ impl Spoken {
         replaced::begin(store, &sync, &state, &tables).await?;
         let tables = tables.into_iter().map(|(_, options)| options).collect();
         let sender = Arc::clone(&self.lines) as Arc<dyn inlet::Sender>;
-        let inlet = Inlet::new(asked, Box::new(std::io::stdin()), sender)?;
+        let keeps_unfinished = destination.keeps_unfinished();
+        let inlet = Inlet::new(asked, Box::new(std::io::stdin()), sender, keeps_unfinished)?;
+        let inlet = Arc::new(inlet);
         let request = SyncRequest {
             sync,
             tables,
@@ -164,7 +166,11 @@ impl Spoken {
             }],
             state_table: None,
         };
-        let summary = highwater_engine::sync(Arc::new(inlet), &request, &run_options()).await?;
+        let source = Arc::clone(&inlet) as Arc<_>;
+        let summary = highwater_engine::sync(source, &request, &run_options()).await?;
+        let tables = summary.destinations.iter().flat_map(|destination| &destination.tables);
+        let complete = tables.filter(|table| table.complete).map(|table| table.table.clone());
+        inlet.finished(&complete.collect()).await?;
         for destination in &summary.destinations {
             self.tell_errors(destination).await?;
         }

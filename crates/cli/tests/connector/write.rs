@@ -332,6 +332,40 @@ fn two_names_at_one_place_do_not_know_each_other() {
     assert_eq!(folder.query("copy.db", "SELECT name FROM customers"), [["Bob"]]);
 }
 
+/// Files that are to replace others go with the run that made them. So their states come back only
+/// when they have replaced them.
+#[test]
+fn states_of_files_that_replace_others_come_back_at_the_end() {
+    let folder = destination(&[users("append", Some((1, 0)))]);
+    folder.write("config.json", json!({"path": "out/{{TABLE}}/{{UUID}}.json", "format": "json"}));
+    let words = "write --config config.json --catalog catalog.json";
+    let run = |input: &[Value]| folder.run("destination-files", words, input);
+    let names = || {
+        let files = std::fs::read_dir(folder.path().join("out/users")).unwrap();
+        let text = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let text: String = text.collect();
+        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut names: Vec<_> = rows.map(|row| row["name"].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let complete = status("users", "COMPLETE");
+    let said = run(&[user(1, "Ann", 1), state("users", 1), complete.clone()]).expect(0);
+    assert_eq!(numbers(&said), [1]);
+    folder.write("catalog.json", catalog(&[users("append", Some((2, 2)))]));
+    let said = run(&[user(2, "Bob", 2), state("users", 2)]).expect(1);
+    assert!(numbers(&said).is_empty());
+    assert_eq!(names(), ["Ann"]);
+    // So the sender sends it again.
+    let again = [user(2, "Bob", 2), state("users", 2), user(3, "Cid", 3), state("users", 3)];
+    let said = run(&[&again[..], &[complete.clone()]].concat()).expect(0);
+    assert_eq!(numbers(&said), [2, 3]);
+    assert_eq!(names(), ["Bob", "Cid"]);
+    let said = run(&[user(4, "Dee", 2), state("users", 4), complete]).expect(0);
+    assert_eq!(numbers(&said), [4]);
+    assert_eq!(names(), ["Bob", "Cid", "Dee"]);
+}
+
 /// The same rows, states and generations at another system.
 #[test]
 fn postgresql_reads_and_writes_too() {
