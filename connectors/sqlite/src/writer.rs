@@ -46,7 +46,7 @@ pub(crate) struct SqliteWriter {
 pub(crate) fn open(location: &Location) -> Result<Connection> {
     let connection = open_read_write(location)?;
     store::prefer_wal(&connection);
-    let settings = "PRAGMA temp_store = FILE; PRAGMA cache_size = -65536; \
+    let settings = "PRAGMA temp_store = FILE; PRAGMA cache_size = -32768; \
                     PRAGMA foreign_keys = OFF";
     connection.execute_batch(settings).map_err(|error| explain(error, &location.path))?;
     Ok(connection)
