@@ -27,16 +27,32 @@ pub enum Protocol {
 }
 
 /// Run a connector as Airbyte and PyAirbyte run theirs
+///
+/// As a source and as a destination: messages go to stdout, a line each, and logs to stderr. The
+/// configuration is that of the connector, with `table_options` for single tables (a cursor field,
+/// for example) and, for a destination, `sync_name`.
 #[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
+#[command(arg_required_else_help = true, after_long_help = PYAIRBYTE)]
 pub struct Airbyte {
-    /// The connector: files, postgresql, sqlite
+    /// The connector: files, postgresql, sqlite; also as source-sqlite and destination-sqlite
     #[arg(value_name = "NAME")]
     pub name: String,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
 }
+
+/// How PyAirbyte gets at it.
+const PYAIRBYTE: &str = "\
+For PyAirbyte, an executable file `source-sqlite` with these two lines is its `local_executable`:
+
+    #!/bin/sh
+    exec highwater connector airbyte sqlite \"$@\"
+
+Without anybody's platform, two of them are a sync:
+
+    highwater connector airbyte sqlite read --config shop.json --catalog streams.json \\
+      | highwater connector airbyte postgresql write --config copy.json --catalog streams.json";
 
 /// What a connector is asked to do.
 #[derive(Debug, Subcommand)]

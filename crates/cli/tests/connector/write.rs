@@ -358,7 +358,7 @@ fn states_of_files_that_replace_others_come_back_at_the_end() {
     assert_eq!(names(), ["Ann"]);
     // So the sender sends it again.
     let again = [user(2, "Bob", 2), state("users", 2), user(3, "Cid", 3), state("users", 3)];
-    let said = run(&[&again[..], &[complete.clone()]].concat()).expect(0);
+    let said = run(&[&again[..], std::slice::from_ref(&complete)].concat()).expect(0);
     assert_eq!(numbers(&said), [2, 3]);
     assert_eq!(names(), ["Bob", "Cid"]);
     let said = run(&[user(4, "Dee", 2), state("users", 4), complete]).expect(0);
