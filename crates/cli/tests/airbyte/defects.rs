@@ -430,6 +430,7 @@ fn columns_that_are_not_selected_are_not_written() {
     let mut shop = Shop::new(&DEDUP.replace('}', ", columns: [id, updated_at]}"), &[people()]);
     shop.syncs("people", &[person(1, "Ludwig", Some(1))], 1);
     assert_eq!(shop.table("people", &["id", "updated_at"]), ["1 | 1"]);
+    assert_eq!(shop.table("people_history", &["id", "updated_at"]), ["1 | 1"]);
     for file in ["copy.db", "copy.db-wal"] {
         let bytes = std::fs::read(shop.session.path(file)).unwrap_or_default();
         assert!(!bytes.windows(6).any(|found| found == b"Ludwig"), "{file}");

@@ -241,6 +241,6 @@ fn it_does_not_outlive_a_run_that_is_killed() {
     has(&shop, &[1, 2]);
     let lines = good("people", &[person(3, "x", Some(3)), person(4, "x", Some(4))], 4);
     shop.script(&lines);
-    shop.run("sync sync.yml --take-over").expect(0).unwrap();
+    shop.run("sync sync.yml").expect(0).unwrap();
     has(&shop, &[1, 2, 3, 4]);
 }

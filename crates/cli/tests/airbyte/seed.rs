@@ -95,6 +95,20 @@ fn a_cursor_and_a_key_that_the_user_defines() {
     assert!(ended.stderr.contains("cursor"), "{}", ended.stderr);
 }
 
+/// A source that defines its cursor goes on by that one; the user's only says which row is newer,
+/// and the run says so.
+#[test]
+fn a_cursor_that_both_define() {
+    if !has_python("a_cursor_that_both_define") {
+        return;
+    }
+    let mut shop = Shop::new(&DEDUP.replace('}', ", cursor_field: [name]}"), &[people()]);
+    let rows = [person(1, "b", Some(1)), person(1, "a", Some(2))];
+    let ended = shop.syncs("people", &rows, 2);
+    assert!(ended.stdout.contains("reads by a cursor of its own"), "{}", ended.stdout);
+    assert_eq!(shop.table("people", &PERSON), ["1 | b | 1"]);
+}
+
 /// A composite key, as the page's example has it for campaigns.
 #[test]
 fn a_composite_key() {
