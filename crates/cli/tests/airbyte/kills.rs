@@ -23,6 +23,9 @@ use crate::crash::systems::{JsonLines, PostgreSql, Sqlite, System};
 /// The columns of a row, as they are compared.
 const COLUMNS: [&str; 3] = ["id", "value", "updated_at"];
 
+/// A table of which the new rows are added.
+const APPEND: &str = "sync_mode: incremental, destination_sync_mode: append";
+
 /// A source that grows, the program between it and a destination, and whom to kill.
 struct Ground {
     folder: TempDir,
@@ -72,8 +75,8 @@ impl Ground {
         std::fs::set_permissions(self.path(name), Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// The document of the source.
-    fn source(&self, mode: &str, more: &str) -> String {
+    /// The document of the source; `modes` are the two of its table.
+    fn source(&self, modes: &str, more: &str) -> String {
         let tests =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../connectors/airbyte/tests/connectors");
         let spec = if self.is_scripted {
@@ -86,9 +89,8 @@ impl Ground {
         };
         format!(
             "kind: source\nspec:\n  name: shop\n  registry: airbyte\n  path: ./source-shop\n  \
-             discover_every: 1h\n  destinations: [copy]\n  tables: [{{name: items, sync_mode: \
-             incremental, destination_sync_mode: {mode}, cursor_field: updated_at}}]\n  \
-             spec: {spec}\n{more}"
+             discover_every: 1h\n  destinations: [copy]\n  tables: [{{name: items, {modes}, \
+             cursor_field: updated_at}}]\n  spec: {spec}\n{more}"
         )
     }
 
@@ -231,7 +233,8 @@ fn survives(seed: u64, rounds: u32, mode: &str, is_scripted: bool, kind: &str) {
     };
     let destination =
         format!("---\nkind: destination\nspec:\n  name: copy\n  path: {kind}\n  spec: {spec}\n");
-    ground.configure(&(ground.source(mode, "") + &destination));
+    let modes = format!("sync_mode: incremental, destination_sync_mode: {mode}");
+    ground.configure(&(ground.source(&modes, "") + &destination));
     ground.begin();
     let updates = mode == "append_dedup";
     for round in 0..rounds {
@@ -292,6 +295,35 @@ fn append_into_files() {
     survives(7, 15, "append", false, "files");
 }
 
+/// A table that is replaced as a whole is, whoever dies when, as it was at one time or another, and
+/// never goes back.
+#[test]
+fn overwrite_into_sqlite() {
+    let mut ground = Ground::new(8, false);
+    let copy = Sqlite(ground.path("copy.db"));
+    let modes = "sync_mode: full_refresh, destination_sync_mode: overwrite";
+    let destination = "---\nkind: destination\nspec:\n  name: copy\n  path: sqlite\n  \
+                       spec: {connection_string: copy.db}\n";
+    ground.configure(&(ground.source(modes, "") + destination));
+    ground.begin();
+    let mut versions = vec![ground.expected()];
+    let mut last = 0;
+    for round in 0..25 {
+        ground.grow(false);
+        versions.push(ground.expected());
+        ground.round(&["source-shop.read"]);
+        let rows = shown(&copy, "items");
+        let version = versions.iter().position(|version| *version == rows);
+        let version =
+            version.unwrap_or_else(|| panic!("round {round}: neither old nor new: {rows:?}"));
+        assert!(version >= last, "round {round}: from version {last} back to {version}");
+        last = version;
+    }
+    ground.struck(&["highwater", "source-shop.read"]);
+    ground.sync();
+    assert_eq!(shown(&copy, "items"), ground.expected());
+}
+
 /// Connectors at both ends: whatever dies, every row arrives at least once.
 #[test]
 fn a_destination_connector_gets_every_row_at_least_once() {
@@ -317,7 +349,7 @@ spec:
   path: sqlite
   spec: {connection_string: state.db}
 ";
-    ground.configure(&(ground.source("append", backend) + destinations));
+    ground.configure(&(ground.source(APPEND, backend) + destinations));
     ground.begin();
     let processes = ["source-shop.read", "destination-copy.write"];
     for _ in 0..30 {
