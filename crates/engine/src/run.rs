@@ -337,6 +337,15 @@ impl<'a> Run<'a> {
                 self.ledger.table_unread(index, table, &said_nothing(table), options);
             }
         }
+        // A source that failed although it had said of every table that it is complete: what is
+        // complete stays so, and the run is no success.
+        if let Some(copied) = copied
+            && let Some(Err(error)) = &copied.ended
+            && outcome.error.is_none()
+            && partition.tables.iter().all(|table| copied.has_all_of(table))
+        {
+            self.ledger.destination_failed(index, error);
+        }
     }
 
     async fn finish(&mut self, index: usize, table: &TableName) {

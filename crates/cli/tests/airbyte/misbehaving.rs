@@ -24,6 +24,11 @@ fn shop() -> Shop {
     shop
 }
 
+/// The same, where there is a Python.
+fn shop_or_none(test: &str) -> Option<Shop> {
+    has_python(test).then(shop)
+}
+
 /// The run ends with `code` and says what is written down, the rows `left` are there, and the next
 /// run goes on from the last of them.
 fn misbehaves(name: &str, lines: &[Value], code: i32, left: &[i64]) {
@@ -60,6 +65,34 @@ fn it_dies_after_its_last_state() {
 fn it_fails_after_its_last_state() {
     let lines = [covered(2), vec![row(3), json!({ "exit": 3 })]].concat();
     misbehaves("it_fails_after_its_last_state", &lines, 1, &[1, 2]);
+}
+
+/// Every stream was complete, and then it failed: the rows are there, and the run is no success.
+#[test]
+fn it_fails_when_all_is_complete() {
+    let complete = status("people", "COMPLETE");
+    let lines = [covered(2), covered(3), vec![complete, json!({ "exit": 1 })]].concat();
+    misbehaves("it_fails_when_all_is_complete", &lines, 3, &[1, 2, 3]);
+}
+
+/// A failure of no stream in particular is told in what it says, and not by its exit code.
+#[test]
+fn it_tells_a_failure_and_goes_on() {
+    let failure = json!({ "type": "TRACE", "trace": { "type": "ERROR", "emitted_at": 1.5,
+        "error": { "message": "page 3 cannot be read", "failure_type": "transient_error" } } });
+    let end = vec![failure, status("people", "COMPLETE")];
+    misbehaves("it_tells_a_failure_and_goes_on", &[covered(2), end].concat(), 3, &[1, 2]);
+}
+
+/// Its own state says less than it has sent: what came last comes again, and is there once.
+#[test]
+fn its_state_goes_back() {
+    let lines = [covered(2), vec![row(3), state("people", &json!(1), 1)]].concat();
+    let mut shop = shop_or_none("its_state_goes_back");
+    let Some(shop) = &mut shop else { return };
+    shop.ends(0, &lines);
+    has(shop, &[1, 2, 3]);
+    goes_on(shop, 1);
 }
 
 #[test]
