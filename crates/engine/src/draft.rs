@@ -70,7 +70,7 @@ impl Drafter<'_> {
         self.check_mode(table, write_mode, &primary_key, cursor_field.as_ref())?;
         let is_keyed = is_keyed(write_mode, &primary_key);
         check_sweep(table, options, read_mode, is_keyed)?;
-        let deletion_column = deletion_column(&read, options, is_keyed)?;
+        let deletion_column = deletion_column(table, &read, options, is_keyed)?;
         let source = Arc::new(self.records(read, options));
         // Who takes records as they came reads that from them itself.
         let deletion_column = deletion_column.filter(|column| source.field(column).is_some());
@@ -331,6 +331,7 @@ fn check_sweep(
 /// The column by which deletions are told, where they are to remove rows.
 fn deletion_column(
     table: &Table,
+    read: &Table,
     options: &TableOptions,
     is_keyed: bool,
 ) -> Result<Option<String>> {
@@ -340,7 +341,14 @@ fn deletion_column(
     let named = options.deletion_column.clone();
     let usual = || table.field(DELETED_AT).map(|field| field.name().clone());
     let column = named.or_else(usual);
-    Ok(column.filter(|_| is_keyed && options.deletes != Some(Deletes::Soft)))
+    let column = column.filter(|_| is_keyed && options.deletes != Some(Deletes::Soft));
+    if let Some(column) = column.as_ref().filter(|column| read.field(column).is_none()) {
+        return Err(Error::config("`columns` leaves out the column that tells deletions")
+            .context("table", &table.name)
+            .context("column", column)
+            .hint(format!("add `{column}` to `columns`, or `deletes: soft`: rows stay then")));
+    }
+    Ok(column)
 }
 
 /// Whether doing a part of the read twice changes nothing.

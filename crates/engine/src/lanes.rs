@@ -122,7 +122,7 @@ impl Lane {
         let stage = Stage::open(target, &mut plan, &mut partition).await?;
         let chain = Chain::new(&target.transformers, &plan).await?;
         let writer = target.destination.writer(&plan, &partition, fence).await?;
-        if target.destination.capabilities().commits_later {
+        if !plan.state_with_data {
             remember_generations(target, &plan, &partition, fence, &site.state).await?;
         }
         Ok(Self {
@@ -374,7 +374,8 @@ async fn hand_on(writer: &mut Option<Box<dyn Writer>>, batch: Batch) -> Result<(
 }
 
 /// Remembers which reading of each table begins, before the first of its rows goes out: where this
-/// run fails without a cursor, the next one must not add to what the destination has of it.
+/// run ends before it could save anything, the next one must not add to what the destination has
+/// of it.
 async fn remember_generations(
     target: &Target,
     plan: &Plan,

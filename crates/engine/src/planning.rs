@@ -303,8 +303,10 @@ fn reading(
         record.is_some_and(|r| r.finished_generation.is_none_or(|done| done < r.generation));
     if draft.read_mode == ReadMode::FullRefresh {
         let position = CursorKey::Partition(draft.name().clone(), FULL_REFRESH.to_owned());
-        let goes_on =
-            record.is_some_and(|r| r.rebuild == draft.rebuild) && (with_data || !draft.rebuild);
+        // Stale rows are told by the run that brought the others: it has to bring all of them.
+        let goes_on = record.is_some_and(|r| r.rebuild == draft.rebuild)
+            && draft.write_mode != WriteMode::OverwriteDeleteStale
+            && (!draft.rebuild || (with_data && is_shaped_alike(draft, record)));
         let resumes = draft.source.resumable
             && unfinished
             && goes_on
@@ -313,12 +315,22 @@ fn reading(
         return;
     }
     draft.rebuild = unfinished && record.is_some_and(|record| record.rebuild);
-    draft.generation = generation + u64::from(draft.rebuild && !with_data);
+    let begins_anew = draft.rebuild && !(with_data && is_shaped_alike(draft, record));
+    draft.generation = generation + u64::from(begins_anew);
     let due = |after: u64| {
         let swept = record.and_then(|record| record.swept_at);
         swept.is_none_or(|swept| now.micros_since(swept) / 1_000_000 >= after)
     };
-    draft.sweep = !draft.rebuild && sweep_seconds.is_some_and(due);
+    // A source that keeps one position for all tables would go on from it.
+    let is_told_by_all = kept_by_source(state) && state.cursors_of(draft.name()).is_empty();
+    let can_sweep = !is_told_by_all || record.is_none();
+    draft.sweep = !draft.rebuild && can_sweep && sweep_seconds.is_some_and(due);
+    if !can_sweep && sweep_seconds.is_some() {
+        draft.notes.push(
+            "No sweep: the source keeps one position for all tables, and none of this one."
+                .to_owned(),
+        );
+    }
     draft.reconcile &= draft.sweep;
     if draft.rebuild {
         draft.notes.push(
@@ -328,6 +340,16 @@ fn reading(
     } else if draft.sweep {
         draft.notes.push("A sweep: the table is read as a whole.".to_owned());
     }
+}
+
+/// Whether the rows that wait beside the table are like those that would be added to them. What a
+/// mapping does cannot be seen in them: it may be newer than they are.
+fn is_shaped_alike(draft: &TablePlan, record: Option<&TableRecord>) -> bool {
+    let columns: BTreeSet<&str> = draft.target.column_names().collect();
+    let same = |record: &TableRecord| {
+        record.columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == columns
+    };
+    draft.mappings.is_empty() && record.is_none_or(|r| r.columns.is_empty() || same(r))
 }
 
 /// As [`reading`], where somebody else counts generations. Nothing is thrown away that belongs to
@@ -343,20 +365,31 @@ fn reading_as_told(draft: &mut TablePlan, told: Generation, record: Option<&Tabl
     draft.rebuild |= older_go;
 }
 
-/// The state as the source may use it: without the positions of tables that are read anew.
+/// The state as the source may use it: without the positions of tables that are read anew. Where
+/// all are, nothing is left that a position of the whole source could be shared by.
 pub(crate) fn to_read_from(plan: &Plan, mut state: State) -> State {
-    let is_kept = |key: &CursorKey| {
-        let Some(table) = key.table().and_then(|table| plan.tables.get(table)) else { return true };
-        let is_of_refresh = key.partition() == FULL_REFRESH;
+    let is_anew = |table: &TablePlan| {
         let record = state.tables.get(table.name());
+        let is_same = record.is_none_or(|record| record.generation == table.generation);
+        table.sweep || (table.rebuild && !is_same)
+    };
+    let mut incremental =
+        plan.tables.values().filter(|table| table.read_mode == ReadMode::Incremental).peekable();
+    let all_anew = incremental.peek().is_some() && incremental.all(is_anew);
+    let tables = std::mem::take(&mut state.tables);
+    state.cursors.retain(|key, _| {
+        let Some(table) = key.table().and_then(|table| plan.tables.get(table)) else {
+            return *key != CursorKey::Global || !all_anew;
+        };
+        let is_of_refresh = key.partition() == FULL_REFRESH;
+        let record = tables.get(table.name());
         let is_same = record.is_none_or(|record| record.generation == table.generation);
         match table.read_mode {
             ReadMode::Incremental => !is_of_refresh && !table.sweep && (is_same || !table.rebuild),
             ReadMode::FullRefresh => !is_of_refresh || (is_same && record.is_some()),
         }
-    };
-    let kept: Vec<_> = state.cursors.keys().filter(|key| is_kept(key)).cloned().collect();
-    state.cursors.retain(|key, _| kept.contains(key));
+    });
+    state.tables = tables;
     state
 }
 

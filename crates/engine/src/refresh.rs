@@ -106,10 +106,14 @@ impl<'a> Upkeep<'a> {
         let refreshed = async {
             let mut done = Vec::new();
             for seat in &seats {
+                seat.check_source(choice)?;
+            }
+            for seat in &seats {
                 for draft in seat.drafts.iter().filter(|draft| choice.has(draft.name())) {
                     let what = seat.refresh(draft, rebuild).await?;
                     done.push(seat.done(draft, what));
                 }
+                seat.forget_source(choice).await?;
             }
             Ok(done)
         };
@@ -160,6 +164,9 @@ impl<'a> Upkeep<'a> {
         let seats = self.seats(choice).await?;
         let cleared = async {
             let mut done = Vec::new();
+            for seat in &seats {
+                seat.check_source(choice)?;
+            }
             for seat in &seats {
                 let (mut plan, refused) = self.plan(seat).await?;
                 // What keeps a table from being synced is no reason to keep its rows.
@@ -267,6 +274,26 @@ impl Seat<'_> {
     }
 
     /// Forgets the position of the whole source where no table is left that it is one for.
+    /// A source that keeps one position for all tables, and none of a table, goes on from it
+    /// whatever is forgotten of that table.
+    fn check_source(&self, choice: &Choice) -> Result<()> {
+        let global = self.state.cursors.get(&CursorKey::Global);
+        let known = || self.state.tables.keys();
+        if global.is_none_or(|cursor| cursor.0.is_null()) || known().all(|t| choice.has(t)) {
+            return Ok(());
+        }
+        let untold = known().find(|t| choice.has(t) && self.state.cursors_of(t).is_empty());
+        match untold {
+            None => Ok(()),
+            Some(table) => Err(Error::unsupported(
+                "The source keeps one position for all tables, and none of this one",
+            )
+            .context("table", table)
+            .context("destination", &self.target.name)
+            .hint("refresh all tables of the sync together: `highwater refresh FILE \"*\"`")),
+        }
+    }
+
     async fn forget_source(&self, choice: &Choice) -> Result<()> {
         let with_cursors = self.state.cursors.keys().filter_map(CursorKey::table);
         let mut known = self.state.tables.keys().chain(with_cursors);

@@ -368,3 +368,32 @@ async fn where_positions_are_kept_apart_what_is_rebuilt_begins_anew() {
         assert!(began.iter().all(|(from, _)| *from == 0), "{read} {write}: {began:?}");
     }
 }
+
+#[tokio::test]
+async fn stale_rows_are_told_only_by_a_read_that_brought_all_others() {
+    let bench = Bench::new(ReadMode::FullRefresh, WriteMode::OverwriteDeleteStale, &THREE);
+    let mut bench = bench;
+    bench.request.targets[0].metadata_columns = MetadataColumns::CloudQuery;
+    bench.breaks_after(2).await;
+    bench.complete().await;
+    assert_eq!(bench.began(), [(0, 1), (0, 2)]);
+    assert_eq!(bench.ids(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn rows_of_other_settings_do_not_wait_beside_those_of_these() {
+    let mut bench = Bench::new(ReadMode::FullRefresh, WriteMode::Replace, &THREE);
+    bench.breaks_after(2).await;
+    let hash = highwater_core::Mapping::Hash {
+        column: "version".into(),
+        to: "version".into(),
+        method: highwater_core::mapping::HashMethod::Sha256,
+    };
+    bench.request.tables[0].mappings = vec![hash];
+    bench.complete().await;
+    assert_eq!(bench.began(), [(0, 1), (0, 2)]);
+    bench.breaks_after(2).await;
+    bench.request.tables[0].mappings.clear();
+    bench.complete().await;
+    assert_eq!(bench.ids(), [1, 2, 3]);
+}
