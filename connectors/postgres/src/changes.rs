@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use highwater_core::types::DEFINITION;
 use highwater_core::{Error, Plan, Result, SchemaChange, Table, TableName, TablePlan, WriteMode};
-use highwater_sql::{Dialect, ddl, derived};
+use highwater_sql::{Dialect, belongings, ddl, derived};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use xxhash_rust::xxh3::xxh3_64;
@@ -16,6 +16,8 @@ use crate::dialect::{PostgresDialect, declared, is_type_name};
 use crate::fit;
 use crate::rebuild;
 use crate::session::{Session, literal, quote};
+use crate::stored;
+use crate::typmod;
 
 /// The relation of that name, where it exists. A name without a namespace is in the first schema
 /// of the search path.
@@ -142,7 +144,10 @@ pub(crate) async fn apply(
         let recreates = *change == SchemaChange::Recreate;
         let made = is_made(table, change, there.as_ref())?
             || recreates && recreated.contains(plan, table, there.as_ref());
-        let statements = if made { Vec::new() } else { statements(table, change)? };
+        let statements = match made {
+            true => Vec::new(),
+            false => statements(&belongings::to_change(table, change), change)?,
+        };
         for statement in statements {
             let done = match &table.target.name.namespace {
                 Some(schema) if statement == create_schema(schema) => make_schema(session, schema)
@@ -161,28 +166,40 @@ pub(crate) async fn apply(
     Ok(ran)
 }
 
-/// Makes the history and the tombstones of a table that was written in another mode before.
+/// Makes history and tombstones as the rows need them, whatever mode the table was written in;
+/// returns what it ran. The changes of the table itself have been made.
 ///
 /// # Errors
 /// As [`apply`].
-pub(crate) async fn make_history(session: &Session, table: &TablePlan) -> Result<()> {
-    if table.write_mode != WriteMode::AppendDedup
-        || find(session, &table.target.name).await?.is_none()
-    {
-        return Ok(());
+pub(crate) async fn make_history(session: &Session, table: &TablePlan) -> Result<Vec<String>> {
+    let mut ran = Vec::new();
+    let belongings = belongings::plans(table, &PostgresDialect);
+    if belongings.is_empty() || find(session, &table.target.name).await?.is_none() {
+        return Ok(ran);
     }
-    for belonging in
-        [derived::history(table, &PostgresDialect), derived::tombstones(table, &PostgresDialect)]
-    {
-        if find(session, &belonging.name).await?.is_some() {
+    for belonging in belongings {
+        if lacking(session, &belonging).await?.is_empty() {
             continue;
         }
         lock(session, &table.target.name).await?;
-        for statement in ddl::create_table(&PostgresDialect, &belonging, None)? {
-            run(session, table, &statement).await?;
+        create_types(session, table, &mut ran).await?;
+        // Another writer may have done it meanwhile.
+        for change in lacking(session, &belonging).await? {
+            for statement in ddl::change(&PostgresDialect, &belonging, &change, None)? {
+                run(session, table, &statement).await?;
+                ran.push(statement);
+            }
         }
     }
-    Ok(())
+    Ok(ran)
+}
+
+async fn lacking(session: &Session, belonging: &TablePlan) -> Result<Vec<SchemaChange>> {
+    let name = with_schema(session, &belonging.target.name).await?;
+    let selection = Selection::Names(std::slice::from_ref(&name));
+    let (relations, types) = catalog::relations(session, selection).await?;
+    let Some(there) = relations.first() else { return Ok(vec![SchemaChange::CreateTable]) };
+    belongings::missing(belonging, &there.table(&types), stored::stored_field, typmod::holds)
 }
 
 /// Makes the new table beside the old one, where the run is still to make the table anew: readers

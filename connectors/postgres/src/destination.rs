@@ -291,6 +291,9 @@ impl Destination for PostgresDestination {
             session.run("begin", "BEGIN").await?;
             changes::lock(&session, &table.target.name).await?;
             ran.extend(changes::apply(&session, plan, table, &self.recreated).await?);
+            if !table.rebuild {
+                ran.extend(changes::make_history(&session, table).await?);
+            }
             session.run("commit", "COMMIT").await?;
         }
         Ok(ran)

@@ -4,6 +4,7 @@
 //! Nothing here connects to anything. A connector runs the statements in its own transaction, in
 //! the order that [`merge`] and [`state`] document.
 
+pub mod belongings;
 pub mod boundary;
 pub mod ddl;
 pub mod deletion;

@@ -4,11 +4,9 @@
 use arrow_array::TimestampMicrosecondArray;
 use arrow_schema::{DataType, Field, TimeUnit};
 use highwater_core::text::TextColumn;
-use highwater_core::{
-    Error, Instant, LogicalType, Plan, Result, SchemaChange, TablePlan, WriteMode,
-};
+use highwater_core::{Error, Instant, LogicalType, Plan, Result, SchemaChange, TablePlan};
 use highwater_sql::Dialect;
-use highwater_sql::{ddl, derived};
+use highwater_sql::{belongings, ddl};
 use rusqlite::Connection;
 use rusqlite::ffi::ErrorCode;
 use xxhash_rust::xxh3::xxh3_64;
@@ -17,6 +15,7 @@ use crate::catalog::{self, Relation};
 use crate::config::Location;
 use crate::connection::explain;
 use crate::dialect::SqliteDialect;
+use crate::source::described;
 use crate::types;
 
 /// What the identities of all tables begin with that a sync makes.
@@ -46,25 +45,44 @@ pub(crate) fn prepare(
         if is_done(connection, table, change, &token).map_err(|e| explain(e, &location.path))? {
             continue;
         }
-        for statement in ddl::change(&SqliteDialect, table, change, Some(&token))? {
+        let at_table = belongings::to_change(table, change);
+        for statement in ddl::change(&SqliteDialect, &at_table, change, Some(&token))? {
             if run(connection, &statement).map_err(|e| refused(e, location, table, change))? {
                 ran.push(statement);
             }
         }
     }
-    if table.write_mode == WriteMode::AppendDedup {
-        for beside in
-            [derived::history(table, &SqliteDialect), derived::tombstones(table, &SqliteDialect)]
-        {
-            for statement in ddl::create_table(&SqliteDialect, &beside, None)? {
-                connection.execute_batch(&statement).map_err(|e| explain(e, &location.path))?;
-            }
-        }
-    }
     if !table.rebuild {
+        prepare_belongings(connection, location, table, &mut ran)?;
         check_affinities(connection, location, table)?;
     }
     Ok(ran)
+}
+
+/// Makes history and tombstones as the rows need them, whatever mode the table was written in.
+fn prepare_belongings(
+    connection: &Connection,
+    location: &Location,
+    table: &TablePlan,
+    ran: &mut Vec<String>,
+) -> Result<()> {
+    let failed = |error| explain(error, &location.path);
+    for belonging in belongings::plans(table, &SqliteDialect) {
+        let there = described(connection, &belonging.target.name.name).map_err(failed)?;
+        let changes = match there {
+            None => vec![SchemaChange::CreateTable],
+            Some((_, there)) => {
+                belongings::missing(&belonging, &there, types::stored_field, |_, _| true)?
+            }
+        };
+        for change in changes {
+            for statement in ddl::change(&SqliteDialect, &belonging, &change, None)? {
+                connection.execute_batch(&statement).map_err(failed)?;
+                ran.push(statement);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Runs a statement; `false` when another writer of this run has added the column already.

@@ -185,6 +185,8 @@ macro_rules! suites {
             a_dropped_column_stays_and_is_null,
             a_column_of_somebody_else_is_left_alone,
             a_key_is_added,
+            a_column_comes_together_with_another_mode,
+            a_history_catches_up_with_the_columns,
         }
     };
     (@suite types $harness:expr) => {

@@ -72,19 +72,23 @@ impl PostgresWriter {
 
     /// Makes the planned changes of a table, unless that is done or the rows made the table.
     pub(super) async fn change(&self, open: &mut Open, table: &TablePlan) -> Result<()> {
-        let new = open.loads.get(table.name()).is_some_and(|loaded| loaded.way == Way::New);
-        if !self.changed.contains(table.name()) {
-            changes::make_history(&open.session, table).await?;
-        }
-        if new || !self.has_changes(open, table) {
+        if open.loads.get(table.name()).is_some_and(|loaded| loaded.way == Way::New) {
             return Ok(());
         }
         let (session, plan) = (&open.session, &self.plan);
-        if let Some(beside) = changes::make_beside(session, plan, table, &self.recreated).await? {
-            open.beside.insert(table.name().clone(), beside);
-            return Ok(());
+        if self.has_changes(open, table) {
+            if let Some(beside) =
+                changes::make_beside(session, plan, table, &self.recreated).await?
+            {
+                open.beside.insert(table.name().clone(), beside);
+                return Ok(());
+            }
+            changes::apply(session, plan, table, &self.recreated).await?;
         }
-        changes::apply(session, plan, table, &self.recreated).await.map(drop)
+        if !self.changed.contains(table.name()) {
+            changes::make_history(session, table).await?;
+        }
+        Ok(())
     }
 
     /// Brings the loaded rows to where they belong.

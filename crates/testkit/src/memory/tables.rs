@@ -128,6 +128,15 @@ impl Contents {
             let fields = fields.map(|f| f.as_ref().clone().with_nullable(true)).collect();
             self.create(Table::new(Self::history_name(plan), fields));
         }
+        if let (WriteMode::AppendDedup, Some(history)) =
+            (plan.write_mode, self.tables.get_mut(&Self::history_name(plan)))
+        {
+            // It may have been without the columns that came while the mode was another one.
+            for field in plan.target.schema.fields() {
+                let key = &plan.target.primary_key;
+                history.change(&SchemaChange::AddColumn(field.as_ref().clone()), key)?;
+            }
+        }
         for name in [plan.target.name.clone(), Self::history_name(plan)] {
             let Some(stored) = self.tables.get_mut(&name) else { continue };
             let history = name != plan.target.name;

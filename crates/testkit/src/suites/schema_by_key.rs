@@ -70,3 +70,29 @@ pub async fn a_key_is_added(harness: &dyn Harness) {
     let all = [item(1, "a", 1), item(2, "B", 2), item(3, "c", 2)];
     assert_same(&visible(harness, &keyed).await, &[rows(&all)]);
 }
+
+/// Another mode and a new column come with one sync: history and tombstones are made as the rows
+/// of that sync need them, and what was added without them is added when they are needed again.
+pub async fn a_column_comes_together_with_another_mode(harness: &dyn Harness) {
+    let keyed = job();
+    sync(harness, &keyed, &[upsert(&items(&item_table("items"), &[item(1, "a", 1)]))]).await;
+    let dedup = Job { write_mode: WriteMode::AppendDedup, ..job().of_table(wider()) };
+    let rows = wider_rows(&[(item(2, "b", 2), Some("x"))]);
+    sync(harness, &dedup, &[upsert(&rows)]).await;
+    assert_same(&visible_history(harness, &dedup).await, std::slice::from_ref(&rows));
+    let both = wider_rows(&[(item(1, "a", 1), None), (item(2, "b", 2), Some("x"))]);
+    assert_same(&visible(harness, &dedup).await, &[both]);
+}
+
+/// A column that came while the table was written without a history comes to the history when
+/// there are records of it again.
+pub async fn a_history_catches_up_with_the_columns(harness: &dyn Harness) {
+    let dedup = Job { write_mode: WriteMode::AppendDedup, ..job() };
+    sync(harness, &dedup, &[upsert(&items(&item_table("items"), &[item(1, "a", 1)]))]).await;
+    let keyed = job().of_table(wider());
+    sync(harness, &keyed, &[upsert(&wider_rows(&[(item(2, "b", 2), Some("x"))]))]).await;
+    let dedup = dedup.of_table(wider());
+    sync(harness, &dedup, &[upsert(&wider_rows(&[(item(1, "c", 3), Some("y"))]))]).await;
+    let records = [(item(1, "a", 1), None), (item(1, "c", 3), Some("y"))];
+    assert_same(&visible_history(harness, &dedup).await, &[wider_rows(&records)]);
+}
