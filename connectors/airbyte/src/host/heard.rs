@@ -1,5 +1,6 @@
 //! Lines that are no records: logs, errors, settings to be kept.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use highwater_core::{Error, ErrorKind, Result};
@@ -51,11 +52,18 @@ pub(super) struct Heard {
     book: Arc<LogBook>,
     settings: Arc<Settings>,
     failures: Mutex<Vec<Failure>>,
+    has_spoken: AtomicBool,
 }
 
 impl Heard {
     pub(super) fn new(name: &str, book: Arc<LogBook>, settings: Arc<Settings>) -> Self {
-        Self { name: name.to_owned(), book, settings, failures: Mutex::default() }
+        Self {
+            name: name.to_owned(),
+            book,
+            settings,
+            failures: Mutex::default(),
+            has_spoken: AtomicBool::default(),
+        }
     }
 
     /// Takes a line: what is a log or settings to be kept is done with, and the rest comes back.
@@ -68,6 +76,9 @@ impl Heard {
             return Ok(None);
         }
         let message = Message::parse(line).map_err(|e| e.context("connector", &self.name))?;
+        if !matches!(message, None | Some(Message::Unknown(_))) {
+            self.has_spoken.store(true, Ordering::Relaxed);
+        }
         match message {
             None => self.book.line(line),
             Some(Message::Log(log)) => self.log(&log),
@@ -83,6 +94,11 @@ impl Heard {
             Some(message) => return Ok(Some(message)),
         }
         Ok(None)
+    }
+
+    /// Whether a message of a known type has come.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.has_spoken.load(Ordering::Relaxed)
     }
 
     /// The failures that were told so far.
