@@ -86,17 +86,18 @@ fn is_kept(token: &str) -> bool {
     if !token.contains(['.', 'e', 'E']) {
         return false;
     }
-    if wanted.0.len() <= SAFE_DIGITS && wanted.1.abs() < 280 {
+    if wanted.0.len() <= SAFE_DIGITS && wanted.1.unsigned_abs() < 280 {
         return true;
     }
     let Ok(Value::Number(number)) = serde_json::from_str(token) else { return false };
     decimal(&number.to_string()) == Some(wanted)
 }
 
-/// The significant digits of a number and the power of ten of the last of them.
+/// The significant digits of a number and the power of ten of the last of them. A power that is
+/// beyond all measure is the largest there is.
 fn decimal(token: &str) -> Option<(String, i64)> {
     let (mantissa, exponent) = match token.find(['e', 'E']) {
-        Some(at) => (&token[..at], token[at + 1..].parse::<i64>().ok()?),
+        Some(at) => (&token[..at], power(&token[at + 1..])?),
         None => (token, 0),
     };
     let mantissa = mantissa.strip_prefix('-').unwrap_or(mantissa);
@@ -107,9 +108,18 @@ fn decimal(token: &str) -> Option<(String, i64)> {
     }
     let trimmed = digits.trim_end_matches('0');
     let dropped = i64::try_from(digits.len() - trimmed.len()).ok()?;
-    let exponent = exponent - i64::try_from(fraction.len()).ok()? + dropped;
+    let exponent = exponent.saturating_add(dropped - i64::try_from(fraction.len()).ok()?);
     let digits = trimmed.trim_start_matches('0');
     Some((digits.to_owned(), if digits.is_empty() { 0 } else { exponent }))
+}
+
+fn power(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let beyond = if text.starts_with('-') { i64::MIN } else { i64::MAX };
+    Some(text.parse().unwrap_or(beyond))
 }
 
 fn write(value: &Value, out: &mut String) {
@@ -168,6 +178,12 @@ mod tests {
             "1e400",
             "-1e-400",
             "3.141592653589793238462643383279",
+            "10e9223372036854775807",
+            "1e-9223372036854775808",
+            "0.1e-9223372036854775808",
+            "1e-99999999999999999999",
+            "1e99999999999999999999",
+            "0e99999999999999999999",
         ] {
             let json = format!(r#"{{"a":[{number},"{number} \" 99999999999999999999"]}}"#);
             let back = text(&parse(&json).unwrap());
@@ -188,6 +204,7 @@ mod tests {
             r#"[{"$highwater_number":"18446744073709551616"}]"#
         );
         assert!(parse("[1-2]").is_err());
+        assert!(parse("[1e]").is_err() && parse("[1e--1]").is_err());
         assert!(parse("[\"").is_err());
     }
 }

@@ -56,7 +56,8 @@ impl<'a> Record<'a> {
     /// the first years of the epoch.
     pub(crate) fn read_as_seconds(&mut self) {
         let seconds = self.emitted_at_micros.filter(|micros| *micros < SECONDS_BELOW_MICROS);
-        self.emitted_at_micros = seconds.map(|micros| micros * 1000).or(self.emitted_at_micros);
+        let seconds = seconds.and_then(|micros| micros.checked_mul(1000));
+        self.emitted_at_micros = seconds.or(self.emitted_at_micros);
     }
 
     /// The error for a record that cannot be read. It does not show the text.
@@ -344,6 +345,21 @@ mod tests {
             record.line[record.data.clone()].to_owned(),
             record.changes.clone().map(|at| record.line[at].to_owned()),
         )
+    }
+
+    #[test]
+    fn a_moment_that_would_overflow_as_seconds_stays_what_it_is() {
+        for (milliseconds, micros) in [
+            ("-9223372036854775", -9_223_372_036_854_775_000),
+            ("1795225457", 1_795_225_457_000_000),
+        ] {
+            let line = format!(
+                r#"{{"type":"RECORD","record":{{"stream":"a","data":{{}},"emitted_at":{milliseconds}}}}}"#
+            );
+            let mut record = record(&line);
+            record.read_as_seconds();
+            assert_eq!(record.emitted_at_micros, Some(micros));
+        }
     }
 
     #[test]
