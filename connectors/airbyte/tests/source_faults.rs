@@ -246,3 +246,66 @@ async fn its_reader_goes_away() {
     let pid = json_in(&call.join("argv.json"))["pid"].to_string();
     eventually("the connector ends", || !is_alive(&pid));
 }
+
+#[tokio::test]
+async fn it_says_complete_and_then_incomplete() {
+    for second in [status("a", "INCOMPLETE"), failure(Some("a"), "system_error", "out of luck")] {
+        let lines = vec![record("a", 1), status("a", "COMPLETE"), second];
+        let heard = shop(&[whole_stream("a")], lines).read(&[("a", FullRefresh, Append)]).await;
+        assert_eq!(heard.log(), ["failed a"], "{:?}", heard.result);
+    }
+}
+
+#[tokio::test]
+async fn it_fails_a_stream_that_its_global_state_does_not_name() {
+    let lines = vec![
+        record("a", 1),
+        record("b", 1),
+        global(1, &[("a", 1), ("b", 1)], 2),
+        record("a", 2),
+        record("b", 2),
+        status("b", "INCOMPLETE"),
+        global(9, &[("a", 2)], 2),
+        status("a", "COMPLETE"),
+    ];
+    let heard = shop(&[stream("a"), stream("b")], lines)
+        .read(&[("a", Incremental, Append), ("b", Incremental, Append)])
+        .await;
+    // What `b` did not read lies before 9: the position stays where all were read.
+    let commits: Vec<_> = heard.log().into_iter().filter(|l| l.starts_with("commit")).collect();
+    assert_eq!(commits.len(), 1, "{:?}", heard.log());
+    assert!(commits[0].contains(r#""shared_state":1"#), "{commits:?}");
+    assert_eq!((heard.rows("a"), heard.rows("b")), (1, 1));
+    assert!(heard.log().contains(&"failed a".to_owned()), "{:?}", heard.log());
+}
+
+#[tokio::test]
+async fn its_global_state_drops_a_stream() {
+    let streams = [stream("a"), stream("b")];
+    let wanted = [("a", Incremental, Append), ("b", Incremental, Append)];
+    let lines = vec![global(1, &[("a", 1), ("b", 1)], 0), global(2, &[("b", 2)], 0)];
+    let heard = shop(&streams, lines).read(&wanted).await;
+    let again = shop(&streams, Vec::new());
+    again.read_from(&wanted, &heard.state()).await;
+    let given = json_in(&again.calls("read")[0].join("state.json"));
+    let states = json!([{"stream_descriptor": {"name": "b"}, "stream_state": 2}]);
+    let only = json!([{"type": "GLOBAL", "global": {"shared_state": 2, "stream_states": states}}]);
+    assert_eq!(given, only);
+}
+
+#[tokio::test]
+async fn it_fails_a_stream_after_more_rows_than_wait_in_memory() {
+    let data = json!({"id": "{i}", "updated_at": "x".repeat(300)});
+    let record_of_a = json!({"stream": "a", "data": data, "emitted_at": 1});
+    let lines = vec![
+        json!({"repeat": 40_000, "line": {"type": "RECORD", "record": record_of_a}}),
+        status("a", "INCOMPLETE"),
+        record("b", 1),
+        state("b", 1, 1),
+        status("b", "COMPLETE"),
+    ];
+    let heard = shop(&[stream("a"), stream("b")], lines)
+        .read(&[("a", Incremental, Append), ("b", Incremental, Append)])
+        .await;
+    assert_eq!(heard.log(), ["b:1", "commit b=1", "failed a", "done b"]);
+}

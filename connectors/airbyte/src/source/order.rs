@@ -6,8 +6,11 @@
 //! crash in between would bring those rows twice. So:
 //!
 //! - Rows wait in memory until their state comes, and then go on right before it.
-//! - When too much waits, one table goes ahead: its rows pass as they come. Until its state has
-//!   come no other state goes on; what waits for that goes to disk when memory is full.
+//! - When too much waits in memory it goes to disk, up to 2 GiB: a table may still fail, and its
+//!   rows must not be there then.
+//! - When the disk is full too, or only one table is read, one table goes ahead: its rows pass as
+//!   they come. Until its state has come no other state goes on; what waits for that is on disk,
+//!   however much it is. If it never comes, rows are committed that the next sync reads again.
 //! - Rows that may come twice without harm never wait, their states do.
 //! - A GLOBAL state covers all tables at once: from the first one on they are one unit.
 //! - A table that is covered by its end only (a full refresh that cannot be resumed) is a unit
@@ -22,6 +25,8 @@ use super::spill::{Place, Spill};
 
 /// How many bytes of rows wait in memory.
 pub(super) const MEMORY_BYTES: usize = 8 << 20;
+/// How many bytes of rows, compressed, wait on disk before a table goes ahead.
+pub(super) const DISK_BYTES: usize = 2 << 30;
 
 /// Where everything goes on to.
 pub(super) trait Exit {
@@ -58,6 +63,8 @@ pub(super) struct Order {
     /// Bytes that wait in memory, and how many may.
     memory: usize,
     limit: usize,
+    /// How many bytes may wait on disk before a unit goes ahead.
+    disk_limit: usize,
     spill: Spill,
 }
 
@@ -73,10 +80,37 @@ enum Stored {
     Disk(Place),
 }
 
+impl Item {
+    fn rows(&self) -> Option<&Stored> {
+        match self {
+            Self::Rows { rows, .. } => Some(rows),
+            Self::State(_) => None,
+        }
+    }
+}
+
+impl Stored {
+    fn in_memory(&self) -> usize {
+        match self {
+            Self::Memory(rows) => rows.get_array_memory_size(),
+            Self::Disk(_) => 0,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Memory(_) => self.in_memory(),
+            Self::Disk(place) => place.bytes(),
+        }
+    }
+}
+
 impl Order {
-    /// Nothing has been sent yet.
-    pub(super) fn new(traits: Vec<Traits>, limit: usize) -> Self {
+    /// Nothing has been sent yet. So many bytes may wait in memory, and so many on disk.
+    pub(super) fn new(traits: Vec<Traits>, limit: usize, disk_limit: usize) -> Self {
         let tables = traits.len();
+        // A failure of the only table fails the read, and what it sent is not committed.
+        let disk_limit = if tables > 1 { disk_limit } else { 0 };
         Self {
             traits,
             unit_of: (0..tables).collect(),
@@ -87,6 +121,7 @@ impl Order {
             global: None,
             memory: 0,
             limit,
+            disk_limit,
             spill: Spill::default(),
         }
     }
@@ -254,14 +289,22 @@ impl Order {
         exit.checkpoint(held)
     }
 
-    /// Makes room when too much waits in memory: a unit goes ahead, or to disk.
+    /// Makes room when too much waits in memory: a unit goes to disk, or ahead.
     fn relieve(&mut self, exit: &mut dyn Exit) -> Result<()> {
         while self.memory > self.limit {
-            let Some(unit) = self.largest() else { return Ok(()) };
-            if self.ahead.is_some() {
-                self.put_away(unit)?;
+            let is_ahead = self.ahead.is_some();
+            if is_ahead || self.on_disk() < self.disk_limit {
+                let Some(unit) = self.largest(Stored::in_memory) else { return Ok(()) };
+                match self.put_away(unit) {
+                    Err(error) if !is_ahead => {
+                        tracing::warn!(%error, "Rows go on before their state");
+                        self.disk_limit = 0;
+                    }
+                    done => done?,
+                }
                 continue;
             }
+            let Some(unit) = self.largest(Stored::bytes) else { return Ok(()) };
             self.ahead = Some(unit);
             while let Some(item) = self.units[unit].pop_front() {
                 self.pass(item, exit)?;
@@ -270,16 +313,18 @@ impl Order {
         Ok(())
     }
 
-    /// The unit with the most bytes in memory.
-    fn largest(&self) -> Option<usize> {
-        let bytes = |unit: &VecDeque<Item>| -> usize {
-            let items = unit.iter().map(|item| match item {
-                Item::Rows { rows: Stored::Memory(rows), .. } => rows.get_array_memory_size(),
-                _ => 0,
-            });
-            items.sum()
+    /// The bytes that wait on disk.
+    fn on_disk(&self) -> usize {
+        let rows = self.units.iter().flatten().filter_map(Item::rows);
+        rows.map(|rows| rows.bytes() - rows.in_memory()).sum()
+    }
+
+    /// The unit with the most bytes.
+    fn largest(&self, bytes: impl Fn(&Stored) -> usize) -> Option<usize> {
+        let size = |unit: &VecDeque<Item>| -> usize {
+            unit.iter().filter_map(Item::rows).map(&bytes).sum()
         };
-        let sizes = self.units.iter().map(bytes).enumerate();
+        let sizes = self.units.iter().map(size).enumerate();
         sizes.filter(|(_, bytes)| *bytes > 0).max_by_key(|(_, bytes)| *bytes).map(|(unit, _)| unit)
     }
 
@@ -316,7 +361,7 @@ impl Order {
     }
 
     /// Drops the rows of a table that wait and that no state covers.
-    fn forget(&mut self, table: usize) {
+    pub(super) fn forget(&mut self, table: usize) {
         let memory = &mut self.memory;
         let unit = &mut self.units[self.unit_of[table]];
         let covered = unit.iter().rposition(|item| matches!(item, Item::State(_)));

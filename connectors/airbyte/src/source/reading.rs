@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::echo::Echo;
 use super::lanes::Lane;
-use super::order::{Exit, MEMORY_BYTES, Order};
+use super::order::{DISK_BYTES, Exit, MEMORY_BYTES, Order};
 use super::request::global_cursor;
 use super::streams::{Streams, table_name};
 use crate::host::{Ear, Failure};
@@ -113,7 +113,7 @@ impl Reading {
             ear,
             lanes,
             named,
-            order: Order::new(traits, MEMORY_BYTES),
+            order: Order::new(traits, MEMORY_BYTES, DISK_BYTES),
             way: Way { output, tables },
             is_global: None,
             strangers: BTreeMap::new(),
@@ -181,7 +181,7 @@ impl Reading {
                 Some(Message::Trace(Trace::Error(error))) => {
                     let stream = error.stream_descriptor.as_ref();
                     if let Some(lane) = stream.and_then(|stream| self.of(stream)) {
-                        self.lanes[lane].progress = Progress::Incomplete;
+                        self.fails(lane);
                     }
                     Ok(false)
                 }
@@ -303,9 +303,13 @@ impl Reading {
     ) -> Result<()> {
         let named = streams.iter().filter_map(|stream| self.of(&stream.descriptor));
         let named: Vec<usize> = named.collect();
-        if self.comes_too_late(&named) {
+        // The shared position is that of all streams that are read by it, also where a state of
+        // their own is left out.
+        let moves = |lane: &usize| self.lanes[*lane].is_incremental || named.contains(lane);
+        let covered: Vec<usize> = (0..self.lanes.len()).filter(moves).collect();
+        if self.comes_too_late(&covered) {
             // Of the others nothing is covered either: they go on where they were.
-            for lane in named {
+            for lane in covered {
                 let lane = &mut self.lanes[lane];
                 if lane.since_state > 0 && lane.is_incremental && !lane.traits.repeats {
                     lane.progress = Progress::Incomplete;
@@ -313,10 +317,10 @@ impl Reading {
             }
             return Ok(());
         }
-        let named: u64 = named.into_iter().map(|lane| self.lanes[lane].since_state).sum();
+        let of_named: u64 = named.iter().map(|&lane| self.lanes[lane].since_state).sum();
         let all: u64 = self.lanes.iter().map(|lane| lane.since_state).sum();
         // Whether streams that it does not name are counted is not settled.
-        if let Some(said) = miscounted(stats, &[all, named]) {
+        if let Some(said) = miscounted(stats, &[all, of_named]) {
             let error = self.miscount(all, said);
             self.refuse_or_warn(error)?;
         }
@@ -336,12 +340,20 @@ impl Reading {
                 }
             }
         }
-        let read = self.lanes.iter().filter(|lane| lane.is_incremental).map(Lane::name);
+        // What a state leaves out has none any more: an older one is not given back with it.
+        let read = named.iter().map(|&lane| &self.lanes[lane]);
+        let read = read.filter(|lane| lane.is_incremental).map(Lane::name);
         let global = global_cursor(shared, read, &others);
         let global = self.echoed(None, all, global)?;
         cursors.insert(CursorKey::Global, Cursor(global));
         self.order.global(Checkpoint { cursors }, &mut self.way)
     }
+        for (index, lane) in self.lanes.iter().enumerate() {
+            // A full refresh that failed: this state does not cover it.
+            if lane.progress == Progress::Incomplete {
+                self.order.forget(index);
+            }
+        }
 
     /// Whether a state covers a stream whose failure was told before. Connectors have sent the state
     /// of a good end after one (airbyte#34869): were it kept, what they did not read were never read.
@@ -370,6 +382,7 @@ impl Reading {
             (_, now) => self.lanes[lane].progress = now,
         }
         let completes = self.lanes[lane].progress == Progress::Complete;
+            (_, Progress::Incomplete) => self.fails(lane),
         if completes && before != Progress::Complete {
             self.close_unless(lane)?;
             self.send(lane)?;
@@ -383,6 +396,14 @@ impl Reading {
     /// Something of this table came: another one that was complete gets no state any more.
     fn close_unless(&mut self, lane: usize) -> Result<()> {
         match self.closing {
+    /// A table is not complete, whatever was said of it before.
+    fn fails(&mut self, lane: usize) {
+        self.lanes[lane].progress = Progress::Incomplete;
+        if self.closing == Some(lane) {
+            self.closing = None;
+        }
+    }
+
             Some(closing) if closing != lane => self.close(),
             _ => Ok(()),
         }

@@ -17,8 +17,8 @@ use crate::protocol::{
 
 /// Key in the cursor of the whole source: what belongs to no stream.
 pub(super) const SHARED: &str = "shared_state";
-/// Key in the cursor of the whole source: the streams that were read when it moved last. The state
-/// of another stream is older than the shared one, and of no use.
+/// Key in the cursor of the whole source: the streams that had a state of their own when it moved
+/// last. The state of another stream is older than the shared one, and of no use.
 pub(super) const READ: &str = "streams";
 /// Key in the cursor of the whole source: states of streams that were not read.
 pub(super) const OTHERS: &str = "stream_states";
@@ -97,7 +97,8 @@ pub(super) fn state(plan: &Plan, state: &State, offered: &Streams) -> Vec<protoc
     let read = global.and_then(|cursor| read_streams(&cursor.0));
     let mut streams = Vec::new();
     for table in plan.tables.values() {
-        // A stream that was left out while the shared state moved has missed what came then.
+        // A stream that was left out when the shared state moved has missed what came then, or
+        // has no state any more.
         let is_behind = table.read_mode == ReadMode::Incremental
             && read.as_ref().is_some_and(|read| !read.contains(table.name()));
         let cursor = state.cursors.get(&cursor_key(table)).filter(|_| !is_behind);

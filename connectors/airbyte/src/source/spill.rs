@@ -66,6 +66,11 @@ impl Spill {
 }
 
 impl Place {
+    /// The room that the rows take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Reads the rows back.
     ///
     /// # Errors
