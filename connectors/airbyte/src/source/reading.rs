@@ -345,15 +345,15 @@ impl Reading {
         let read = read.filter(|lane| lane.is_incremental).map(Lane::name);
         let global = global_cursor(shared, read, &others);
         let global = self.echoed(None, all, global)?;
-        cursors.insert(CursorKey::Global, Cursor(global));
-        self.order.global(Checkpoint { cursors }, &mut self.way)
-    }
         for (index, lane) in self.lanes.iter().enumerate() {
             // A full refresh that failed: this state does not cover it.
             if lane.progress == Progress::Incomplete {
                 self.order.forget(index);
             }
         }
+        cursors.insert(CursorKey::Global, Cursor(global));
+        self.order.global(Checkpoint { cursors }, &mut self.way)
+    }
 
     /// Whether a state covers a stream whose failure was told before. Connectors have sent the state
     /// of a good end after one (airbyte#34869): were it kept, what they did not read were never read.
@@ -379,10 +379,10 @@ impl Reading {
         match (before, status.status) {
             (_, Progress::Unknown) | (Progress::Incomplete | Progress::Complete, _)
                 if status.status != Progress::Incomplete => {}
+            (_, Progress::Incomplete) => self.fails(lane),
             (_, now) => self.lanes[lane].progress = now,
         }
         let completes = self.lanes[lane].progress == Progress::Complete;
-            (_, Progress::Incomplete) => self.fails(lane),
         if completes && before != Progress::Complete {
             self.close_unless(lane)?;
             self.send(lane)?;
@@ -393,9 +393,6 @@ impl Reading {
         Ok(())
     }
 
-    /// Something of this table came: another one that was complete gets no state any more.
-    fn close_unless(&mut self, lane: usize) -> Result<()> {
-        match self.closing {
     /// A table is not complete, whatever was said of it before.
     fn fails(&mut self, lane: usize) {
         self.lanes[lane].progress = Progress::Incomplete;
@@ -404,6 +401,9 @@ impl Reading {
         }
     }
 
+    /// Something of this table came: another one that was complete gets no state any more.
+    fn close_unless(&mut self, lane: usize) -> Result<()> {
+        match self.closing {
             Some(closing) if closing != lane => self.close(),
             _ => Ok(()),
         }
