@@ -1,14 +1,17 @@
 //! `highwater refresh`: reads tables again from the beginning.
 
 use clap::Args;
+use highwater_core::{CursorKey, Error};
 use highwater_engine::refresh::{Choice, Refreshed};
 
+use super::sync::Part;
 use super::{at_table, sync, upkeep};
 use crate::args::{Global, RunArgs};
 use crate::config::Config;
 use crate::config::expand::Surroundings;
 use crate::exit::Exit;
 use crate::failure::Result;
+use crate::jobs::Job;
 use crate::plugins::Settings;
 
 /// Read tables again from the beginning, and sync them
@@ -37,6 +40,20 @@ pub struct Refresh {
     pub run: RunArgs,
 }
 
+/// Whether a position of the source is about all tables at once: one of them alone cannot be read
+/// without moving it past what the others have not got.
+async fn has_one_state(job: &Job) -> std::result::Result<bool, Error> {
+    for target in &job.request.targets {
+        let keeper = target.backend.as_ref().unwrap_or(&target.destination);
+        let Some(store) = keeper.state_store() else { continue };
+        let state = store.look(&job.request.sync).await?;
+        if state.cursors.get(&CursorKey::Global).is_some_and(|cursor| !cursor.0.is_null()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl Refresh {
     /// Forgets the positions of the tables at every destination, and runs their syncs.
     ///
@@ -51,28 +68,35 @@ impl Refresh {
         let syncs = upkeep::syncs(&config, self.sync.as_deref(), &settings).await?;
         let begun = self.begin(&syncs, global).await;
         upkeep::close(&syncs).await;
-        let names = begun?;
+        let parts = begun?;
         drop(syncs);
-        Box::pin(sync::sync_all(&config, Some(&names), &self.run, global)).await
+        Box::pin(sync::sync_all(&config, Some(&parts), &self.run, global)).await
     }
 
-    /// Forgets the positions; the names of the syncs that have the tables.
-    async fn begin(&self, syncs: &[upkeep::Sync<'_>], global: &Global) -> Result<Vec<String>> {
+    /// Forgets the positions; the parts of the syncs that have the tables.
+    async fn begin(&self, syncs: &[upkeep::Sync<'_>], global: &Global) -> Result<Vec<Part>> {
         let all = upkeep::chosen(syncs, &self.tables).await?;
         for chosen in &all {
             upkeep::no_plugin(chosen.section)?;
         }
-        let mut names = Vec::new();
-        for upkeep::Chosen { section, upkeep, tables } in all {
+        let mut parts = Vec::new();
+        for upkeep::Chosen { section, job, upkeep, tables } in all {
+            let has_one_state = has_one_state(job).await.map_err(|e| at_table(section, e))?;
+            let named = (!has_one_state).then(|| tables.clone());
             let choice = Choice { tables, destination: None, take_over: self.run.take_over };
             let done = upkeep.refresh(&choice, self.remove).await;
             for done in done.map_err(|error| at_table(section, error))? {
                 let text = self.words(done.what);
                 upkeep::note(global, &done.table, &done.destination, text);
             }
-            names.push(section.spec.name.clone());
+            let sync = section.spec.name.clone();
+            if has_one_state {
+                let text = "The source keeps one state for all of its tables: all are synced.";
+                upkeep::note_of_sync(global, &sync, text);
+            }
+            parts.push(Part { sync, tables: named });
         }
-        Ok(names)
+        Ok(parts)
     }
 
     fn words(&self, what: Refreshed) -> &'static str {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use clap::Args;
-use highwater_core::Error;
-use highwater_engine::{Observer, RunOptions, StopSignal, Summary};
+use highwater_core::{Error, TableName};
+use highwater_engine::selection::matches;
+use highwater_engine::{Observer, RunOptions, StopSignal, Summary, TableOptions};
 use serde_json::{Value, json};
 
 use super::{at_job, lengths};
@@ -44,13 +45,19 @@ impl Sync {
     }
 }
 
-/// Runs the syncs of all sources, or of those of these names; see [`Sync::run`].
+/// A sync, and the tables of it that are meant; `None`: all.
+pub(super) struct Part {
+    pub(super) sync: String,
+    pub(super) tables: Option<Vec<TableName>>,
+}
+
+/// Runs the syncs of all sources, or these parts of them; see [`Sync::run`].
 ///
 /// # Errors
 /// As [`Sync::run`].
 pub(super) async fn sync_all(
     config: &Config,
-    only: Option<&[String]>,
+    only: Option<&[Part]>,
     run: &RunArgs,
     global: &Global,
 ) -> Result<Exit> {
@@ -60,9 +67,15 @@ pub(super) async fn sync_all(
     let mut files = Files::open(summaries, metrics)?;
     // What is wrong with the last source is found before the first one moves a row.
     let mut jobs = Vec::new();
-    let is_meant = |name: &String| only.is_none_or(|names| names.contains(name));
-    for section in config.sources.iter().filter(|source| is_meant(&source.spec.name)) {
-        let job = jobs::job(config, section, &settings).await?;
+    for section in &config.sources {
+        let part = only.map(|parts| parts.iter().find(|part| part.sync == section.spec.name));
+        if part.is_some_and(|part| part.is_none()) {
+            continue;
+        }
+        let mut job = jobs::job(config, section, &settings).await?;
+        if let Some(tables) = part.flatten().and_then(|part| part.tables.as_deref()) {
+            job.request.tables = narrowed(&job.request.tables, tables);
+        }
         lengths::check(section, &job).await?;
         jobs.push((section, job));
     }
@@ -101,6 +114,17 @@ pub(super) async fn sync_all(
         output::json(&json!({ "exit_code": exit.code(), "syncs": values }))?;
     }
     wrong.map_or(Ok(exit), Err)
+}
+
+/// The entries for these tables alone: each with what counts for it.
+fn narrowed(entries: &[TableOptions], tables: &[TableName]) -> Vec<TableOptions> {
+    let own = |table: &TableName| {
+        let mut entries = entries.iter().filter(|entry| matches(&entry.name, table));
+        let exact = entries.clone().find(|entry| !entry.name.contains('*'));
+        let options = exact.or_else(|| entries.next()).cloned().unwrap_or_default();
+        TableOptions { name: table.to_string(), ..options }
+    };
+    tables.iter().map(own).collect()
 }
 
 /// Adds the summaries that destinations ask for. A sync without the row that it should have left

@@ -23,6 +23,7 @@ pub(super) type Sync<'a> = (&'a Section<SourceSpec>, Job);
 /// A sync, and the tables of it that are meant.
 pub(super) struct Chosen<'a> {
     pub(super) section: &'a Section<SourceSpec>,
+    pub(super) job: &'a Job,
     pub(super) upkeep: Upkeep<'a>,
     pub(super) tables: Vec<TableName>,
 }
@@ -63,7 +64,7 @@ pub(super) async fn chosen<'a>(
         let upkeep = Upkeep::new(job.source.as_ref(), &job.request).await;
         let upkeep = upkeep.map_err(|error| at_table(section, error))?;
         let tables = upkeep.tables().map_err(|error| at_table(section, error))?;
-        all.push(Chosen { section, upkeep, tables });
+        all.push(Chosen { section, job, upkeep, tables });
     }
     for pattern in patterns {
         let mut tables = all.iter().flat_map(|chosen| &chosen.tables);
@@ -104,6 +105,20 @@ pub(super) fn note(global: &Global, table: &TableName, destination: &str, text: 
                 "message": text, "event": "note",
                 "table": table.to_string(), "destination": destination,
             });
+            output::log(Level::Info.word(), "", event);
+        }
+    }
+}
+
+/// Says something about a sync, beside the result.
+pub(super) fn note_of_sync(global: &Global, sync: &str, text: &str) {
+    if Level::Info < Level::of(global.level()) {
+        return;
+    }
+    match global.log_format {
+        LogFormat::Text => output::note(&format!("note: {sync}: {text}")),
+        LogFormat::Json => {
+            let event = json!({ "message": text, "event": "note", "sync": sync });
             output::log(Level::Info.word(), "", event);
         }
     }

@@ -22,7 +22,7 @@ use highwater_core::{Connector, Error, MetadataColumns, Result, WriteMode};
 use highwater_engine::{
     DestinationSummary, Failure, RunOptions, Silent, StopSignal, Summary, SyncRequest, Target,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::served::settings::{self, Settings};
 use lines::Lines;
@@ -250,7 +250,25 @@ fn specification(connector: &dyn Connector) -> Value {
                             names.",
         });
     }
+    schema["properties"] = Value::Object(of_both(&schema["anyOf"]));
     schema
+}
+
+/// The settings of both roles, for those who look for them, and for secrets, only at the root.
+fn of_both(roles: &Value) -> Map<String, Value> {
+    let mut all: Map<String, Value> = Map::new();
+    let roles = roles.as_array().into_iter().flatten();
+    for (key, setting) in roles.filter_map(|role| role["properties"].as_object()).flatten() {
+        match all.get_mut(key).and_then(Value::as_object_mut) {
+            None => drop(all.insert(key.clone(), setting.clone())),
+            // What it must be like differs from role to role; what it is does not.
+            Some(known) => known.retain(|part, value| {
+                setting.get(part) == Some(value)
+                    || ["description", "airbyte_secret"].contains(&part.as_str())
+            }),
+        }
+    }
+    all
 }
 
 /// Nothing is shown, and nothing but the end of the process stops it.

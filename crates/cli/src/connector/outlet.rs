@@ -44,13 +44,13 @@ pub(super) fn positions(states: &Value) -> Result<Positions> {
             return Err(foreign_state());
         }
         let stream = &state["stream"];
+        let descriptor = &stream["stream_descriptor"];
+        let name = descriptor["name"].as_str().ok_or_else(foreign_state)?;
         let own = match &stream["stream_state"] {
             Value::Null => continue,
             Value::Object(own) if own.is_empty() => continue,
             own => own[OWN].as_object().ok_or_else(foreign_state)?,
         };
-        let descriptor = &stream["stream_descriptor"];
-        let name = descriptor["name"].as_str().ok_or_else(foreign_state)?;
         let namespace = descriptor["namespace"].as_str().map(str::to_owned);
         let table = TableName { namespace, name: name.to_owned() };
         positions.insert(table, own.clone().into_iter().collect());

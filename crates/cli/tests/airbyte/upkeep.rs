@@ -1,5 +1,8 @@
 //! `refresh`, `history compact` and `state reset --clear`.
 
+use serde_json::json;
+
+use super::{destination, has_python, rows, session, source, user};
 use crate::transcript::Session;
 
 /// Orders that change, in a database, and how they are synced.
@@ -158,4 +161,39 @@ spec:
     session.query("near.db", "SELECT count(*) FROM orders");
     session.query("far.db", "SELECT count(*) FROM orders");
     session.matches("upkeep_several");
+}
+
+/// Only the named table is read: another one, which every sync reads and appends as a whole, does
+/// not get its rows a second time.
+#[test]
+fn a_refresh_leaves_the_other_tables_alone() {
+    let mut session = shop("write_mode: append-dedup");
+    let file = std::fs::read_to_string(session.path("sync.yml")).unwrap();
+    let entry = "- {name: 'prod*', read_mode: full_refresh, write_mode: append}";
+    session.file("sync.yml", &file.replace("- products", entry));
+    std::fs::remove_file(session.path("copy.db")).unwrap();
+    assert_eq!(session.run("sync sync.yml"), 0);
+    assert_eq!(session.run("refresh sync.yml orders"), 0);
+    session.query("copy.db", "SELECT count(*) FROM products");
+    assert_eq!(session.run("refresh sync.yml products"), 0);
+    session.query("copy.db", "SELECT count(*) FROM products");
+    session.matches("refresh_alone");
+}
+
+/// One state is for all tables: what the refreshed one is given, the others are given too.
+#[test]
+fn a_refresh_where_one_state_is_for_all() {
+    if !has_python("a_refresh_where_one_state_is_for_all") {
+        return;
+    }
+    let mut session = session();
+    let order = |id: i64| ("orders", json!({ "id": id, "updated_at": "2026-01-01" }));
+    rows(&mut session, &[user(1, "Ann", "2026-01-01"), order(1)]);
+    let from = source("[users, orders]", "{rows_file: rows.jsonl, global: true}");
+    session.file("sync.yml", &(from + &destination("  write_mode: append-dedup\n")));
+    assert_eq!(session.run("sync sync.yml"), 0);
+    rows(&mut session, &[user(1, "Ann", "2026-01-01"), order(1), order(2)]);
+    assert_eq!(session.run("refresh sync.yml users"), 0);
+    session.query("copy.db", "SELECT id FROM orders ORDER BY id");
+    session.matches("refresh_one_state");
 }

@@ -31,7 +31,13 @@ fn a_spec_is_printed_without_a_configuration() {
         let said = folder.run(name, "spec", &[]).expect(0);
         assert_eq!(said.messages.len(), 1, "{name}");
         let spec = said.of("SPEC")[0];
-        assert_eq!(spec["connectionSpecification"]["type"], "object");
+        let schema = &spec["connectionSpecification"];
+        assert_eq!(schema["type"], "object");
+        // Some look only at the root for what is a secret.
+        assert_eq!(schema["properties"]["sync_name"]["type"], "string", "{name}");
+        let secret = schema["properties"].get("connection_string");
+        assert_eq!(secret.is_none(), name == "files");
+        assert!(secret.is_none_or(|secret| secret["airbyte_secret"] == true), "{name}");
         for role in spec["connectionSpecification"]["anyOf"].as_array().unwrap() {
             let properties = &role["properties"];
             assert_eq!(properties["sync_name"]["default"], "airbyte", "{name}");
@@ -72,14 +78,13 @@ fn the_tables_are_streams() {
     let folder = shop();
     folder.write(
         "config.json",
-        json!({"connection_string": "shop.db", "table_options": {"users": {"cursor": "at"},
-            "*": {"read_mode": "full_refresh"}}}),
+        json!({"connection_string": "shop.db", "table_options": {"users": {"cursor": "at"}}}),
     );
     let said = folder.run("source-sqlite", "discover --config config.json", &[]).expect(0);
     let streams = said.of("CATALOG")[0]["streams"].as_array().unwrap().clone();
     let names: Vec<_> = streams.iter().map(|stream| stream["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["notes", "users"]);
-    // Without a column that could be a cursor.
+    // Nobody has named a cursor: who takes all that is offered must be able to read it.
     assert_eq!(streams[0]["supported_sync_modes"], json!(["full_refresh"]));
     let users = &streams[1];
     assert_eq!(users["source_defined_primary_key"], json!([["id"]]));
@@ -171,6 +176,10 @@ fn what_is_wrong_as_a_whole_is_an_error_and_the_exit_code() {
     let global = json!([{"type": "GLOBAL", "global": {"shared_state": {"lsn": 1}}}]);
     folder.write("state.json", global);
     refused(GO_ON, "config_error: The state is not one", "leave `--state` out");
+    for nothing in [json!([{"type": "STREAM"}]), json!([{"type": "STREAM", "stream": {}}])] {
+        folder.write("state.json", nothing);
+        refused(GO_ON, "config_error: The state is not one", "leave `--state` out");
+    }
     folder.write("catalog.json", "{");
     refused(READ, "config_error: The file of `--catalog`", "catalog.json");
     folder.write("config.json", r#"{"connection_string": "hunter2" hunter2"#);
