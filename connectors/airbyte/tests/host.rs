@@ -6,6 +6,7 @@ use std::time::Duration;
 use highwater_airbyte::host::Role;
 use highwater_airbyte::protocol::{Message, State, StreamDescriptor, StreamState};
 use highwater_core::ErrorKind;
+use highwater_core::secret::Secret;
 use serde_json::{Value, json};
 
 use crate::host_support::{catalog, connector, drain, echo, eventually, is_alive, script};
@@ -211,6 +212,16 @@ async fn secrets_are_in_no_error() {
     assert!(error.message().ends_with("says: wrong: ***"), "{error}");
     assert!(!format!("{error:?} {error}").contains("not-a-name"), "{error:?}");
 
+    let mut place = connector(&format!(
+        "echo from-a-variable >&2\n{}exit 1",
+        trace("config_error", "wrong: from-a-variable", "")
+    ));
+    place.spec.secrets = vec![Secret::new("from-a-variable")];
+    let mut running = place.read().await;
+    drain(&mut running).await;
+    let error = running.end().await.result().unwrap_err();
+    assert!(error.message().ends_with("says: wrong: ***"), "{error}");
+
     let place = connector(
         r#"echo '{"type":"CONNECTION_STATUS","connectionStatus":{"status":"FAILED","message":"bad not-a-name-of-a-secret"}}'"#,
     );
@@ -261,6 +272,7 @@ async fn renewed_settings_are_kept_in_the_file_at_once() {
     for file in ["settings.json", "settings.yaml"] {
         let mut place = connector(&format!("{control}cat \"$3\" > \"$0.config\"; sleep 1000"));
         place.spec.config_file = Some(place.path(file));
+        std::fs::write(place.path(file), "{}").unwrap();
         let connector = place.connector();
         let mut running = connector.read(&catalog(), &[]).await.unwrap();
         let piece = running.lines().await.unwrap().unwrap();
@@ -289,6 +301,11 @@ async fn renewed_settings_are_kept_in_the_file_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_settings_must_hold_settings() {
     let mut place = connector("");
+    place.spec.config_file = Some(place.path("nowhere/settings.json"));
+    let error = highwater_airbyte::host::Connector::new(place.spec.clone()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert_eq!(error.message(), "There is no such file of settings");
+    assert!(!place.path("nowhere").exists());
     place.spec.config_file = Some(place.path("settings.json"));
     for text in ["[1]", "{\"password\": hunter2}"] {
         std::fs::write(place.path("settings.json"), text).unwrap();

@@ -215,3 +215,24 @@ async fn what_docker_cannot_start_is_explained() {
         assert!(error.context_value("its last lines").unwrap().contains(words), "{error}");
     }
 }
+
+/// The tool says that there is no such package, once, and is not asked a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_is_not_there() {
+    let bin = tools(&["source-faker", "destination-fakir"]);
+    let refusal = "#!/bin/sh\necho \"$@\" >> \"$NOTES\"; echo 'no such package' >&2; exit 2\n";
+    executable(bin.path(), "uvx", refusal);
+    for (path, hint) in [
+        ("source-fakir", "path: source-faker   # is in PATH"),
+        ("source-nix", "is the name right?"),
+    ] {
+        let connector = Connector::new(spec(bin.path(), path)).unwrap();
+        let error = connector.discover().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.message().starts_with("There is no such connector, or"), "{error}");
+        assert_eq!(error.context_value("path"), Some(path));
+        assert_eq!(error.context_value("its last lines"), Some("no such package"));
+        assert!(error.hint_text().unwrap().starts_with(hint), "{:?}", error.hint_text());
+    }
+    assert_eq!(std::fs::read_to_string(bin.path().join("notes")).unwrap().lines().count(), 2);
+}

@@ -40,6 +40,16 @@ impl Hidden {
         self.add_found(value, true);
     }
 
+    /// From now on `secret` is hidden, and what it holds if it is JSON.
+    pub fn add_text(&self, secret: &Secret) {
+        self.add_secret(&secret.expose().into());
+        if let Ok(value @ (Value::Object(_) | Value::Array(_))) =
+            serde_json::from_str(secret.expose())
+        {
+            self.add_secret(&value);
+        }
+    }
+
     fn add_found(&self, value: &Value, named: bool) {
         let mut found = Vec::new();
         collect(value, named, &mut found);
@@ -256,6 +266,9 @@ mod tests {
         assert!(!format!("{hidden:?}").contains("swordfish"));
         hidden.add_secret(&json!({"any": ["whatever"]}));
         assert_eq!(hidden.mask("whatever"), "***");
+        hidden.add_text(&Secret::new(r#"{"user": "from-a-file"}"#));
+        hidden.add_text(&Secret::new("of-a-variable"));
+        assert_eq!(hidden.mask("from-a-file, of-a-variable"), "***, ***");
         let fields = json!({"a": {"pass_word": "x", "n": 1}, "b": ["swordfish", 987_654, null],
             "tokens": null, "is_secret": true, "c": "k token=v"});
         assert_eq!(

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use crate::Kind;
 use crate::hidden::Hidden;
-use crate::words::said;
+use crate::words::{in_short, said};
 
 /// A longer line is cut.
 const LINE_BYTES: usize = 4096;
@@ -121,6 +121,11 @@ impl LogBook {
         last.iter().map(String::as_str).collect::<Vec<_>>().join(" | ")
     }
 
+    /// A process begins: the last lines are its own from now on.
+    pub fn begin(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The last line of level error.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -164,7 +169,7 @@ impl LogBook {
     /// Enters what was said in another way than by a line, at a level that is known. What is only
     /// for debugging is none of the last lines.
     pub fn say(&self, level: Level, message: &str) {
-        let message = said(&self.hidden.mask(message), LINE_BYTES);
+        let message = said(&shown(self.hidden.mask(message)), LINE_BYTES);
         if message.is_empty() {
             return;
         }
@@ -181,7 +186,8 @@ impl LogBook {
             Err(_) => (Level::Info, text.into_owned(), String::new()),
         };
         let limit = if overlong { CUT_CHARACTERS } else { LINE_BYTES };
-        let (message, fields) = (said(&self.hidden.mask(&message), limit), said(&fields, limit));
+        let (message, fields) =
+            (said(&shown(self.hidden.mask(&message)), limit), said(&fields, limit));
         if message.is_empty() && fields.is_empty() {
             return;
         }
@@ -275,6 +281,14 @@ impl Drop for LogBook {
             self.log(Level::Debug, &message, &fields);
         }
     }
+}
+
+/// A message as far as it is shown: all of it to those who look for a defect.
+fn shown(message: String) -> String {
+    if tracing::enabled!(target: "plugin", tracing::Level::DEBUG) {
+        return message;
+    }
+    in_short(&message).unwrap_or(message)
 }
 
 /// Reads lines until the other end closes, and enters them in the book.

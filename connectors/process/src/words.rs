@@ -28,6 +28,16 @@ pub fn said(text: &str, limit: usize) -> String {
     }
 }
 
+/// What is shown of a text of many lines where nobody looks for a defect: the first line, and the
+/// last ones, in which the trace of a program says what it was. `None` where that is all of it.
+pub(crate) fn in_short(text: &str) -> Option<String> {
+    const LAST: usize = 2;
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let left_out = lines.len().checked_sub(1 + LAST).filter(|n| *n > 1)?;
+    let last = lines[1 + left_out..].join("\n");
+    Some(format!("{} … {left_out} lines … {last}", lines[0].trim_end()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +50,20 @@ mod tests {
         );
         assert_eq!(said("host=a password=pw user=b", 500), "host=a password=*** user=b");
         assert_eq!(said("äöü", 2), "äö…");
+    }
+
+    #[test]
+    fn the_middle_of_many_lines_is_left_out() {
+        assert_eq!(in_short("one\ntwo\nthree\n\nfour\n"), None);
+        assert_eq!(
+            in_short("went wrong\nTraceback:\n  File x\n    f()\n\n  File y\nValueError: no\n")
+                .unwrap(),
+            "went wrong … 3 lines …   File y\nValueError: no"
+        );
+    }
+
+    #[test]
+    fn secrets_go_before_the_cut() {
         assert_eq!(said("x postgres://me:secret@h/db", 20), "x postgres://me:***@…");
     }
 }

@@ -64,6 +64,7 @@ fn spec<S: Document>(section: &Section<S>, role: Role, settings: &Settings) -> C
     ConnectorSpec {
         version: document.version().map(str::to_owned),
         config: Value::Object(document.settings().clone()),
+        secrets: section.secrets(),
         config_file: document.of_airbyte().0.map(ToOwned::to_owned),
         log_level: settings.log_level.clone(),
         ..ConnectorSpec::new(document.name(), role, document.path())

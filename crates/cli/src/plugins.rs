@@ -89,6 +89,7 @@ impl Settings {
             plugin.version = spec.version().map(str::to_owned);
         }
         plugin.docker_registry_auth_token = spec.docker_registry_auth_token().map(Secret::new);
+        plugin.secrets = section.secrets();
         plugin.license = self.license.clone();
         plugin.cq_dir = self.cq_dir.clone();
         plugin.log_level = self.log_level.clone();

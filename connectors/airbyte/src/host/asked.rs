@@ -4,13 +4,16 @@ use highwater_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::Connector;
 use super::cache::{CATALOG_LIVES, Entry};
+use super::running::NO_IMAGE;
 use super::running::{Ended, Running};
+use super::{Connector, find};
 use crate::protocol::{Catalog, CheckStatus, Message, SpecMessage};
 
 /// How much of a connector's own message an error shows, in characters.
 const MESSAGE_CHARACTERS: usize = 500;
+/// What it is when there is no package to run.
+const NO_PACKAGE: &str = "There is no such connector, or its package cannot be installed";
 
 impl Connector {
     /// What its settings are; known from before, as long as it is the same version.
@@ -49,7 +52,7 @@ impl Connector {
     /// # Errors
     /// `Config` with its words when they do not; else as for [`Connector::spec`].
     pub async fn check(&self) -> Result<()> {
-        self.learn_secrets().await;
+        self.learn_secrets().await?;
         let status = self
             .ask("check", &self.config_file(), |message| match message {
                 Message::ConnectionStatus(status) => Some(status),
@@ -76,7 +79,7 @@ impl Connector {
         if let Some(catalog) = entry.load() {
             return Ok(catalog);
         }
-        self.learn_secrets().await;
+        self.learn_secrets().await?;
         let catalog = self
             .ask("discover", &self.config_file(), |message| match message {
                 Message::Catalog(catalog) => Some(catalog),
@@ -95,9 +98,18 @@ impl Connector {
 
     /// Only its schema says which settings are secrets, so it is asked for that before it gets
     /// them. One that cannot tell is run all the same; names then say what is a secret.
-    pub(super) async fn learn_secrets(&self) {
-        if let Err(error) = Box::pin(self.spec()).await {
-            tracing::debug!(connector = self.spec.name, "no spec: {}", error.full_message());
+    ///
+    /// # Errors
+    /// `Config` where there is nothing to run.
+    pub(super) async fn learn_secrets(&self) -> Result<()> {
+        match Box::pin(self.spec()).await {
+            // Another try would be as long, and end in the same way.
+            Err(error) if [NO_PACKAGE, NO_IMAGE].contains(&error.message()) => Err(error),
+            Err(error) => {
+                tracing::debug!(connector = self.spec.name, "no spec: {}", error.full_message());
+                Ok(())
+            }
+            Ok(_) => Ok(()),
         }
     }
 
@@ -140,11 +152,13 @@ impl Connector {
                 }
             }
         }
-        let last_lines = running.last_lines();
+        let has_spoken = running.has_spoken();
         let ended = match timeout_at(deadline, running.end()).await {
             Ok(ended) => ended,
             Err(_) => Ended::cut_off(),
         };
+        // All that it has printed is there now.
+        let last_lines = self.book.last_lines();
         // An answer counts even if the process fails to end; what it says of a failure counts more.
         let is_well =
             ended.failures.is_empty() && ended.exit.is_none_or(|exit| exit.code == Some(0));
@@ -152,6 +166,9 @@ impl Connector {
             (Some(answer), true) => Ok(answer),
             (Some(answer), false) if command == "check" => Ok(answer),
             (None, true) => Err(self.no_answer(command, &last_lines)),
+            (None, false) if !has_spoken && self.is_no_package(&ended, &last_lines) => {
+                Err(self.no_package(&last_lines))
+            }
             (_, false) => Err(self.bad_answer(command, ended)),
         }
     }
@@ -179,6 +196,27 @@ impl Connector {
             Err(error) => error.with_kind(ErrorKind::Config).hint(self.by_hand(command)),
             Ok(()) => self.no_answer(command, ""),
         }
+    }
+
+    /// Whether the tool that installs packages has ended instead of the connector: that would have
+    /// said something, or left the trace of its own end.
+    fn is_no_package(&self, ended: &Ended, last_lines: &str) -> bool {
+        let is_end = ended.exit.is_some_and(|exit| !exit.is_by_signal());
+        self.launcher.installs() && is_end && !last_lines.contains("Traceback")
+    }
+
+    fn no_package(&self, last_lines: &str) -> Error {
+        let error = Error::config(NO_PACKAGE)
+            .context("connector", &self.spec.name)
+            .context("path", &self.spec.path);
+        let error = match &self.spec.version {
+            Some(version) => error.context("version", version),
+            None => error,
+        };
+        with_lines(error, last_lines).hint(match find::near(&self.spec) {
+            Some(near) => format!("path: {near}   # is in PATH"),
+            None => "is the name right? A connector of your own has a path: ./my-connector".into(),
+        })
     }
 
     fn by_hand(&self, command: &str) -> String {

@@ -160,6 +160,15 @@ impl Launcher {
         components.is_file().then_some(components)
     }
 
+    /// Whether it is installed when it is run.
+    pub(super) fn installs(&self) -> bool {
+        match self {
+            Self::Package { .. } => true,
+            Self::Manifest { runner, .. } => runner.installs(),
+            Self::Program(_) | Self::Image { .. } => false,
+        }
+    }
+
     /// Whether it is known to be written with the SDK for Python, which knows more flags.
     pub(super) fn is_python(&self) -> bool {
         matches!(self, Self::Package { .. } | Self::Manifest { .. })
@@ -269,6 +278,15 @@ fn by_tool(spec: &ConnectorSpec, package: &str, command: &str) -> Option<Launche
 
 /// The executable `name` beside the Python that was named, or in `PATH`.
 fn in_path(spec: &ConnectorSpec, name: &str) -> Option<PathBuf> {
+    folders(spec).into_iter().map(|folder| folder.join(name)).find_map(|file| {
+        let metadata = std::fs::metadata(&file).ok()?;
+        let runs = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+        if runs { std::path::absolute(file).ok() } else { None }
+    })
+}
+
+/// Where commands are looked for.
+fn folders(spec: &ConnectorSpec) -> Vec<PathBuf> {
     let python = spec.variable(PYTHON).filter(|python| !python.is_empty()).map(PathBuf::from);
     let beside = python.map(|python| {
         if python.is_dir() {
@@ -278,12 +296,37 @@ fn in_path(spec: &ConnectorSpec, name: &str) -> Option<PathBuf> {
         }
     });
     let path = spec.variable("PATH").unwrap_or_default();
-    let folders = beside.into_iter().chain(std::env::split_paths(&path).collect::<Vec<_>>());
-    folders.map(|folder| folder.join(name)).find_map(|file| {
-        let metadata = std::fs::metadata(&file).ok()?;
-        let runs = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
-        if runs { std::path::absolute(file).ok() } else { None }
-    })
+    beside.into_iter().chain(std::env::split_paths(&path)).collect()
+}
+
+/// The command among those that are called like connectors of this role whose name is nearest to
+/// the path, if one is near: at most a third of it differs.
+pub(super) fn near(spec: &ConnectorSpec) -> Option<String> {
+    let path = spec.path.trim();
+    let wanted = path.strip_prefix("airbyte-").unwrap_or(path);
+    let start = format!("{}-", spec.role.word());
+    let files = folders(spec).into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    let names = files.flatten().flatten().filter_map(|file| file.file_name().into_string().ok());
+    let own = names.filter(|name| name.starts_with(&start));
+    let nearest = own.map(|name| (distance(wanted, &name), name)).min()?;
+    let limit = (wanted.trim_start_matches(&start).chars().count() / 3).max(1);
+    (nearest.0 <= limit).then_some(nearest.1)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }
 
 /// Path, size and time of a file: another version of a program differs in one of them.

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_core::Result;
+use highwater_core::secret::Secret;
 pub use highwater_process::{Exit, LogCounts};
 use highwater_process::{Kind, LogBook, said};
 use serde_json::Value;
@@ -80,6 +81,8 @@ pub struct ConnectorSpec {
     pub version: Option<String>,
     /// Its settings.
     pub config: Value,
+    /// Values that it must not show, whatever its settings are called.
+    pub secrets: Vec<Secret>,
     /// A file of settings that win over `config`, and in which settings are kept that the
     /// connector renews itself.
     pub config_file: Option<PathBuf>,
@@ -121,6 +124,7 @@ impl ConnectorSpec {
             path: path.into(),
             version: None,
             config: Value::Object(serde_json::Map::new()),
+            secrets: Vec::new(),
             config_file: None,
             catalog_lives: CATALOG_LIVES,
             cache_dir: PathBuf::from(".highwater/airbyte"),
@@ -192,9 +196,10 @@ impl Connector {
     /// Starts reading; `state` is all that was saved, and nothing starts over.
     ///
     /// # Errors
-    /// `Config` when the process cannot be started; `Transient` when its files cannot be written.
+    /// `Config` when there is no such connector or its process cannot be started; `Transient` when
+    /// its files cannot be written.
     pub async fn read(&self, catalog: &ConfiguredCatalog, state: &[State]) -> Result<Running> {
-        self.learn_secrets().await;
+        self.learn_secrets().await?;
         let state = (!state.is_empty()).then(|| crate::protocol::input(state));
         Running::start(self, "read", catalog, state).await
     }
@@ -204,7 +209,7 @@ impl Connector {
     /// # Errors
     /// As for [`Connector::read`].
     pub async fn write(&self, catalog: &ConfiguredCatalog) -> Result<Running> {
-        self.learn_secrets().await;
+        self.learn_secrets().await?;
         Running::start(self, "write", catalog, None).await
     }
 }

@@ -17,6 +17,8 @@ use crate::protocol::{ConfiguredCatalog, Message};
 
 /// How much is collected before it is written to a connector.
 const INPUT_BYTES: usize = 256 << 10;
+/// What it is when there is no image to run.
+pub(super) const NO_IMAGE: &str = "The image of the connector cannot be run";
 
 /// A connector that reads or writes. Dropping it kills its process group and its container, and
 /// removes its files.
@@ -52,6 +54,11 @@ impl Ear {
     /// As for [`Running::other`].
     pub fn other(&self, line: &[u8]) -> Result<Option<Message>> {
         self.0.line(line)
+    }
+
+    /// Whether a message of a known type has come.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.0.has_spoken()
     }
 }
 
@@ -109,6 +116,7 @@ impl Running {
         let spec = &connector.spec;
         let pipes = highwater_process::Pipes { input: command == "write", output: true };
         let launch = command::launch(spec, &connector.launcher, command, files, pipes)?;
+        connector.book.begin();
         tracing::debug!(connector = spec.name, command, program = %launch.program.display());
         let heard =
             Heard::new(&spec.name, Arc::clone(&connector.book), Arc::clone(&connector.settings));
@@ -164,6 +172,11 @@ impl Running {
     /// The failures that it told so far.
     pub fn failures(&self) -> Vec<Failure> {
         self.heard.failures()
+    }
+
+    /// Whether it has said anything in the protocol.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.heard.has_spoken()
     }
 
     /// Its last lines, for an error.
@@ -233,9 +246,8 @@ impl Running {
                 .death(ErrorKind::Transient, "The Docker engine cannot be reached".to_owned());
             return error.hint("Start it and see that `docker version` shows a server");
         }
-        let message = "The image of the connector cannot be run".to_owned();
         self.process
-            .death(ErrorKind::Config, message)
+            .death(ErrorKind::Config, NO_IMAGE.to_owned())
             .hint("Look at its name and tag, and try `docker pull`")
     }
 

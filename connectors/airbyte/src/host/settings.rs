@@ -31,11 +31,11 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// What `spec` gives, and what its file has instead. A file that is not there yet is made when
-    /// there is something to keep.
+    /// What `spec` gives, and what its file has instead. The user makes that file: a path that
+    /// is wrong would be noticed when the old settings are refused, and not before.
     ///
     /// # Errors
-    /// `Config` when the file is no file of settings.
+    /// `Config` when the file is not there, or no file of settings.
     pub(super) fn read(spec: &ConnectorSpec, book: Arc<LogBook>) -> Result<Self> {
         let given = match &spec.config {
             Value::Null => Value::Object(Map::new()),
@@ -46,6 +46,9 @@ impl Settings {
             merge(&mut current, read_file(&spec.name, path)?);
         }
         book.hidden().add(&current);
+        for secret in &spec.secrets {
+            book.hidden().add_text(secret);
+        }
         Ok(Self {
             name: spec.name.clone(),
             given,
@@ -168,7 +171,8 @@ fn read_file(name: &str, path: &Path) -> Result<Value> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Value::Object(Map::new()));
+            return Err(refused("There is no such file of settings")
+                .hint(format!("look at its path, or make it: echo '{{}}' > {}", path.display())));
         }
         Err(e) => {
             return Err(refused("The file of settings cannot be read")
@@ -195,7 +199,6 @@ fn read_file(name: &str, path: &Path) -> Result<Value> {
 fn write_file(path: &Path, value: &Value) -> std::io::Result<()> {
     let path = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path))?;
     let folder = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(folder)?;
     let mut text = if is_yaml(&path) { yaml(value) } else { format!("{value:#}") };
     if !text.ends_with('\n') {
         text.push('\n');

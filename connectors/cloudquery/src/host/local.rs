@@ -138,7 +138,7 @@ async fn run(
     let final_error = |error| Failure { error, network_may_matter: false };
     let endpoint = endpoint(&connection).map_err(final_error)?;
     let by_hand = format!("Run it by hand to see why: {} serve", launch.program.display());
-    let book = Arc::new(LogBook::new(Kind::Plugin, &spec.name));
+    let book = Arc::new(spec.book());
     // The complaints of a plugin that cannot listen on a socket would only alarm the user.
     if may_be_tried_again {
         book.hold();

@@ -89,6 +89,8 @@ pub struct PluginSpec {
     pub path: String,
     /// Its version, `v1.2.3`; the hub needs it.
     pub version: Option<String>,
+    /// Values that it must not show, whatever its settings are called.
+    pub secrets: Vec<Secret>,
     /// A login for the registry of its image: base64 of `{"username": …, "password": …}`.
     pub docker_registry_auth_token: Option<Secret>,
     /// Where it sends its traces and metrics.
@@ -125,6 +127,7 @@ impl PluginSpec {
             registry,
             path: path.into(),
             version: None,
+            secrets: Vec::new(),
             docker_registry_auth_token: None,
             otel_endpoint: None,
             otel_endpoint_insecure: false,
@@ -136,6 +139,15 @@ impl PluginSpec {
             docker_command: docker::default_command(),
             hub: Hub::from_environment(),
         }
+    }
+
+    /// The empty book of its lines.
+    fn book(&self) -> LogBook {
+        let book = LogBook::new(Kind::Plugin, &self.name);
+        for secret in &self.secrets {
+            book.hidden().add_text(secret);
+        }
+        book
     }
 }
 
@@ -167,7 +179,7 @@ impl Plugin {
                     name: spec.name.clone(),
                     connection,
                     channel,
-                    book: Arc::new(LogBook::new(Kind::Plugin, &spec.name)),
+                    book: Arc::new(spec.book()),
                     process: None,
                 });
             }

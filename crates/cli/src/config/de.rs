@@ -186,8 +186,13 @@ fn visit_number<'de, V: Visitor<'de>>(
 
 /// A text as a plain YAML scalar.
 pub fn retype(text: &str) -> NodeValue {
-    let plain =
-        |text: &str| NodeValue::Text(super::node::Text { text: text.to_owned(), retype: false });
+    let plain = |text: &str| {
+        NodeValue::Text(super::node::Text {
+            text: text.to_owned(),
+            retype: false,
+            values: Vec::new(),
+        })
+    };
     match text.trim() {
         "" | "~" | "null" => NodeValue::Null,
         "true" => NodeValue::Bool(true),

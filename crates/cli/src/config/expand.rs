@@ -1,6 +1,7 @@
 //! Puts values in the place of `${file:PATH}`, `${time:EXPRESSION}` and `${NAME}`, in that order,
 //! in the texts of a parsed document: whatever characters a value has, it stays one value.
 
+use highwater_core::secret::Secret;
 use highwater_core::{Error, Instant};
 use highwater_engine::selection::closest;
 
@@ -40,7 +41,7 @@ pub fn expand(node: &mut Node, document: &DocumentText, around: &Surroundings<'_
     let place = node.place;
     match &mut node.value {
         NodeValue::Text(text) => {
-            text.text = expand_text(&text.text, place, document, around)?;
+            (text.text, text.values) = expand_text(&text.text, place, document, around)?;
         }
         NodeValue::List(items) => {
             for item in items {
@@ -49,7 +50,7 @@ pub fn expand(node: &mut Node, document: &DocumentText, around: &Surroundings<'_
         }
         NodeValue::Map(entries) => {
             for (key, value) in entries {
-                key.name = expand_text(&key.name, key.place, document, around)?;
+                key.name = expand_text(&key.name, key.place, document, around)?.0;
                 expand(value, document, around)?;
             }
         }
@@ -60,15 +61,17 @@ pub fn expand(node: &mut Node, document: &DocumentText, around: &Surroundings<'_
 
 type Lookup<'a> = &'a dyn Fn(&str) -> Result<Option<String>, Error>;
 
+/// The text, and the values of variables and files in it.
 fn expand_text(
     text: &str,
     place: Place,
     document: &DocumentText,
     around: &Surroundings<'_>,
-) -> Result<String> {
+) -> Result<(String, Vec<Secret>)> {
     if !text.contains("${") {
-        return Ok(text.to_owned());
+        return Ok((text.to_owned(), Vec::new()));
     }
+    let mut values = Vec::new();
     let file = |inner: &str| inner.strip_prefix("file:").map(read_file).transpose();
     let time = |inner: &str| {
         inner.strip_prefix("time:").map(|e| moment::expression(e, around.now)).transpose()
@@ -77,17 +80,26 @@ fn expand_text(
         Some(value) => Ok(Some(value)),
         None => Err(unset(inner, around)),
     };
-    let steps: [Lookup<'_>; 3] = [&file, &time, &variable];
+    // A time is no secret.
+    let steps: [(Lookup<'_>, bool); 3] = [(&file, true), (&time, false), (&variable, true)];
     let mut text = text.to_owned();
-    for step in steps {
-        text = replace(&text, step)
+    for (step, is_secret) in steps {
+        let noted = |name: &str| {
+            let value = step(name)?;
+            values.extend(value.iter().filter(|_| is_secret).map(Secret::new));
+            Ok(value)
+        };
+        text = replace(&text, noted)
             .map_err(|(name, error)| document.failure(at(place, &name, document), error))?;
     }
-    Ok(text)
+    Ok((text, values))
 }
 
 /// Replaces every `${…}` for which `value` has one; the text of the one that failed otherwise.
-fn replace(text: &str, value: Lookup<'_>) -> Result<String, (String, Error)> {
+fn replace(
+    text: &str,
+    mut value: impl FnMut(&str) -> Result<Option<String>, Error>,
+) -> Result<String, (String, Error)> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${") {
@@ -175,6 +187,9 @@ mod tests {
         assert_eq!(root.get("b").unwrap().as_text(), Some("x-5432-5432"));
         assert_eq!(root.get("c").unwrap().as_text(), Some("2001-09-09T01:46:40Z"));
         assert_eq!(root.get("d").unwrap().as_text(), Some("$PORT ${}"));
+        let values = root.values();
+        let values: Vec<&str> = values.iter().map(Secret::expose).collect();
+        assert_eq!(values, ["a: b # c\n- \"d\" ${PORT}", "5432", "5432"]);
     }
 
     #[test]

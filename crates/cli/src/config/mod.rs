@@ -23,6 +23,7 @@ pub mod text;
 
 use std::path::{Path, PathBuf};
 
+use highwater_core::secret::Secret;
 use highwater_core::{Error, ErrorKind};
 
 use self::document::Origin;
@@ -54,6 +55,11 @@ pub struct Section<S> {
 }
 
 impl<S> Section<S> {
+    /// What the connector or plugin must not show, whatever its settings are called.
+    pub fn secrets(&self) -> Vec<Secret> {
+        self.origin.as_ref().map(Origin::secrets).unwrap_or_default()
+    }
+
     /// An error about the key at a dotted path of the document's `spec`.
     pub fn failure(&self, path: &str, error: Error) -> Failure {
         match &self.origin {

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use highwater_core::Error;
+use highwater_core::secret::Secret;
 use serde::de::{self, Deserialize, Deserializer};
 use serde_json::Number;
 use serde_saphyr::Spanned;
@@ -45,6 +46,8 @@ pub struct Text {
     /// Whether it stands in the file without quotes and holds an expanded variable: then it is
     /// whatever type the reader wants, as if its value stood in the file.
     pub retype: bool,
+    /// The values of variables and files that it holds.
+    pub values: Vec<Secret>,
 }
 
 /// A key of a mapping and its place.
@@ -85,6 +88,18 @@ impl Node {
         match &self.value {
             NodeValue::Text(text) => Some(&text.text),
             _ => None,
+        }
+    }
+
+    /// The values of variables and files in all texts.
+    pub fn values(&self) -> Vec<Secret> {
+        match &self.value {
+            NodeValue::Text(text) => text.values.clone(),
+            NodeValue::List(items) => items.iter().flat_map(Self::values).collect(),
+            NodeValue::Map(entries) => {
+                entries.iter().flat_map(|(_, value)| value.values()).collect()
+            }
+            NodeValue::Null | NodeValue::Bool(_) | NodeValue::Number(_) => Vec::new(),
         }
     }
 
@@ -246,7 +261,7 @@ fn build(raw: Spanned<Raw>, document: &DocumentText) -> Node {
             let text = unveiled(text);
             let retype =
                 text.contains("${") && !text.contains('\n') && is_plain(raw.defined, document);
-            NodeValue::Text(Text { text, retype })
+            NodeValue::Text(Text { text, retype, values: Vec::new() })
         }
         Raw::List(items) => {
             NodeValue::List(items.into_iter().map(|item| build(item, document)).collect())

@@ -172,6 +172,9 @@ fn settings_that_the_connector_renews() {
     assert_eq!(session.run("sync sync.yml"), 0);
     let kept = text.replace("  spec", "  config_file: tokens.json\n  spec");
     session.file("sync.yml", &(kept + &append));
+    // Nobody would notice a wrong path before the old settings are refused.
+    assert_eq!(session.run("sync sync.yml"), 2);
+    session.hidden_file("tokens.json", b"{}");
     assert_eq!(session.run("sync sync.yml"), 0);
     let tokens = std::fs::read_to_string(session.path("tokens.json")).unwrap();
     let tokens: Value = serde_json::from_str(&tokens).unwrap();
@@ -182,4 +185,42 @@ fn settings_that_the_connector_renews() {
     let given: Value = serde_json::from_str(&std::fs::read_to_string(last).unwrap()).unwrap();
     assert_eq!(given["password"], "s3cond");
     session.matches("airbyte_renewed");
+}
+
+/// What comes from outside of the file may be a secret, also where the connector does not know it.
+#[test]
+fn what_came_from_a_variable_is_in_no_line() {
+    if !has_python("what_came_from_a_variable_is_in_no_line") {
+        return;
+    }
+    let mut session = session();
+    session.variable("PIN", "p1n-of-mine").secret("p1n-of-mine");
+    let log = |level: &str| json!({ "type": "LOG", "log": { "level": level, "message": "with p1n-of-mine" } });
+    let failure = json!({ "type": "TRACE", "trace": { "type": "ERROR", "emitted_at": 0.0,
+        "error": { "message": "no entry for p1n-of-mine", "failure_type": "config_error" } } });
+    let lines = json!([log("INFO"), log("ERROR"), failure]);
+    script(&mut session, &json!({ "lines": lines }));
+    let text = source("[users]", "{script: script.json, entry: \"${PIN}\"}");
+    session.file("sync.yml", &(text + &destination("  write_mode: append\n")));
+    assert_ne!(session.run("sync sync.yml --log-level info"), 0);
+    session.matches("airbyte_variable");
+}
+
+/// The trace of a program is for those who look for a defect in it.
+#[test]
+fn a_message_of_many_lines() {
+    if !has_python("a_message_of_many_lines") {
+        return;
+    }
+    let mut session = session();
+    let trace =
+        format!("It failed\nTraceback:\n{}ValueError: no", "  File x\n    f()\n".repeat(50));
+    let log = json!({ "type": "LOG", "log": { "level": "ERROR", "message": trace } });
+    let failure = json!({ "type": "TRACE", "trace": { "type": "ERROR", "emitted_at": 0.0,
+        "error": { "message": "It failed", "failure_type": "config_error" } } });
+    script(&mut session, &json!({ "lines": [log, failure] }));
+    let text = source("[users]", "{script: script.json}");
+    session.file("sync.yml", &(text + &destination("  write_mode: append\n")));
+    assert_ne!(session.run("sync sync.yml"), 0);
+    session.matches("airbyte_traceback");
 }
