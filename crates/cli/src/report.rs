@@ -1,6 +1,6 @@
 //! What a sync did, in words and numbers.
 
-use highwater_core::{Cursor, CursorKey, Instant, State, WriteMode};
+use highwater_core::{Cursor, CursorKey, Instant, State, TableName, WriteMode};
 use highwater_engine::{
     DestinationSummary, Failure as Reported, Summary, TableSummary, quarantine,
 };
@@ -39,11 +39,12 @@ fn tables(tables: &[TableSummary]) -> String {
     if !is_complete {
         titles.push("STATUS");
     }
+    let has_namespaces = tables.iter().any(|t| t.table.namespace.is_some());
     let rows: Vec<Vec<String>> = tables
         .iter()
         .map(|table| {
             let mut row = vec![
-                table.table.to_string(),
+                shown(&table.table, has_namespaces),
                 count(table.rows_read),
                 count(table.rows_written),
                 count(table.rows_unchanged),
@@ -58,6 +59,25 @@ fn tables(tables: &[TableSummary]) -> String {
         })
         .collect();
     output::table(&titles, &rows)
+}
+
+/// The name of a table, so long that numbers can still be seen beside it. Where there are
+/// namespaces, a dot that is none between two parts is seen by the quotes.
+fn shown(table: &TableName, has_namespaces: bool) -> String {
+    const LONGEST: usize = 60;
+    let part = |part: &String| match has_namespaces && part.contains('.') {
+        true => format!("\"{part}\""),
+        false => part.clone(),
+    };
+    let parts: Vec<String> = table.namespace.iter().chain([&table.name]).map(part).collect();
+    let name = parts.join(".");
+    let characters: Vec<char> = name.chars().collect();
+    if characters.len() <= LONGEST {
+        return name;
+    }
+    // Names that begin alike often end in different ways.
+    let (start, end) = (&characters[..LONGEST / 2], &characters[characters.len() - 29..]);
+    start.iter().chain(&['…']).chain(end).collect()
 }
 
 fn status(table: &TableSummary) -> &'static str {
@@ -237,9 +257,20 @@ pub fn cursors(state: &State) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use highwater_core::TableName;
-
     use super::*;
+
+    #[test]
+    fn names_of_tables_are_short_and_different() {
+        let name = |namespace: &str, name: &str| TableName::in_namespace(namespace, name);
+        assert_eq!(shown(&name("a", "b.c"), true), "a.\"b.c\"");
+        assert_eq!(shown(&name("a.b", "c"), true), "\"a.b\".c");
+        assert_eq!(shown(&name("a", "b"), true), "a.b");
+        assert_eq!(shown(&TableName::new("a.b"), true), "\"a.b\"");
+        assert_eq!(shown(&TableName::new("orders.csv"), false), "orders.csv");
+        let long = format!("{}-{}", "a".repeat(100), "b".repeat(100));
+        let long = shown(&TableName::new(&long), false);
+        assert_eq!(long, format!("{}…{}", "a".repeat(30), "b".repeat(29)));
+    }
 
     #[test]
     fn many_tables_are_named_by_the_first_ones() {
