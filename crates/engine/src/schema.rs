@@ -163,7 +163,7 @@ pub(crate) fn check_column_names(table: &Table, capabilities: &Capabilities) -> 
                 .context("table", &table.name)
                 .context("column", name)
                 .context("limit in bytes", capabilities.identifier_bytes_max)
-                .hint("leave it out with `columns: […]`, or read from a view that renames it"));
+                .hint(renamed(name, capabilities.identifier_bytes_max / 2, "")));
         }
         let folded =
             if capabilities.case_sensitive_names { name.to_owned() } else { name.to_lowercase() };
@@ -172,8 +172,36 @@ pub(crate) fn check_column_names(table: &Table, capabilities: &Capabilities) -> 
                 .context("table", &table.name)
                 .context("column", name)
                 .context("other column", other)
-                .hint("leave one out with `columns: […]`"));
+                .hint(renamed(name, capabilities.identifier_bytes_max - 2, "_2")));
         }
     }
     Ok(())
+}
+
+/// The mapping that gives a column the first `limit` bytes of its name, and what stands behind it.
+fn renamed(name: &str, limit: usize, behind: &str) -> String {
+    let start = &name[..name.floor_char_boundary(limit)];
+    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let mark = if is_plain { "" } else { "'" };
+    let quoted = |text: &str| format!("{mark}{}{mark}", text.replace('\'', "''"));
+    format!(
+        "mappings: [{{rename: {{column: {}, to: {}}}}}]   # or leave it out: `columns: […]`",
+        quoted(name),
+        quoted(&format!("{start}{behind}"))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_does_not_fit_is_renamed() {
+        assert!(
+            renamed("ID", 61, "_2")
+                .starts_with("mappings: [{rename: {column: ID, to: ID_2}}]   # or")
+        );
+        let hint = renamed("it's äöü", 6, "");
+        assert!(hint.contains("{column: 'it''s äöü', to: 'it''s '}"), "{hint}");
+    }
 }
