@@ -163,7 +163,9 @@ impl Source for AirbyteSource {
         let offered = self.streams().await?.get(table.name())?;
         self.check_mode(table, offered)?;
         lanes::Lane::new(table, offered)?;
-        self.cursor_notes(table, offered)
+        let mut notes = offered.notes(&table.source);
+        notes.extend(self.cursor_notes(table, offered)?);
+        Ok(notes)
     }
 
     /// One: the connector sends all tables in one stream.

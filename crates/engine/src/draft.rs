@@ -57,12 +57,13 @@ impl Drafter<'_> {
     /// Settles modes, keys and columns of a table, without looking at the destination's table.
     async fn draft(&self, selected: &Selected<'_>) -> Result<TablePlan> {
         let (table, options) = (selected.table, selected.options);
-        let read = selection::project(table, options)?;
-        let read = metadata::without_stamps(read, self.target);
         let write_mode = options.write_mode.unwrap_or(self.target.write_mode);
         let read_mode = read_mode(table, options, write_mode)?;
+        let needs_cursor = read_mode == ReadMode::Incremental || is_dedup(write_mode);
+        let read = selection::project(table, options, needs_cursor)?;
+        let read = metadata::without_stamps(read, self.target);
         let primary_key = self.primary_key(table, options);
-        let cursor_field = options.cursor.clone().or_else(|| table.cursor_field.clone());
+        let cursor_field = options.cursor.clone().or_else(|| read.cursor_field.clone());
         for column in primary_key.iter().chain(&cursor_field) {
             selection::require_column(&read, column)?;
         }
@@ -198,8 +199,7 @@ impl Drafter<'_> {
             .context("destination", &self.target.name)
             .hint(format!("write_mode: {0} (with URLs: --write-mode {0})", known.join(" | "))));
         }
-        let is_dedup = matches!(write_mode, WriteMode::AppendDedup | WriteMode::ReplaceDedup);
-        if is_dedup && primary_key.is_empty() {
+        if is_dedup(write_mode) && primary_key.is_empty() {
             return Err(Error::config(format!(
                 "`{write_mode}` needs a primary key, and the source defines none",
             ))
@@ -296,6 +296,10 @@ fn read_mode(table: &Table, options: &TableOptions, write_mode: WriteMode) -> Re
         None if is_replaced(write_mode) || !has_cursor => Ok(ReadMode::FullRefresh),
         None => Ok(ReadMode::Incremental),
     }
+}
+
+fn is_dedup(write_mode: WriteMode) -> bool {
+    matches!(write_mode, WriteMode::AppendDedup | WriteMode::ReplaceDedup)
 }
 
 fn is_replaced(write_mode: WriteMode) -> bool {

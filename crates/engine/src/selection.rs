@@ -1,6 +1,8 @@
 //! Which tables and columns the user's patterns mean.
 
-use arrow_schema::{DataType, Field};
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema};
 use highwater_core::types::record_part;
 use highwater_core::{Error, Result, Table, TableName};
 
@@ -91,15 +93,19 @@ fn unknown_table(key: &'static str, pattern: &str, discovered: &[Table]) -> Erro
     }
 }
 
-/// The table as it is read: the selected columns, with the types the user asked for.
+/// The table as it is read: the selected columns, with the types the user asked for. A cursor that
+/// the user did not name is left out with its column, unless `needs_cursor`.
 ///
 /// # Errors
 /// `Config` for an unknown column or type word.
-pub(crate) fn project(table: &Table, options: &TableOptions) -> Result<Table> {
+pub(crate) fn project(table: &Table, options: &TableOptions, needs_cursor: bool) -> Result<Table> {
     let Some(columns) = &options.columns else { return Ok(table.clone()) };
     let mut fields = Vec::new();
     for column in columns {
         let field = require_column(table, &column.name)?;
+        if record_part(field).is_some() {
+            continue;
+        }
         fields.push(match column.as_type.as_deref() {
             None => field.clone(),
             Some("text") => Field::new(field.name(), DataType::Utf8, field.is_nullable()),
@@ -115,7 +121,8 @@ pub(crate) fn project(table: &Table, options: &TableOptions) -> Result<Table> {
     let parts = table.schema.fields().iter().filter(|field| record_part(field).is_some());
     fields.extend(parts.map(|field| field.as_ref().clone()));
     let key = options.primary_key.as_ref().unwrap_or(&table.primary_key);
-    for column in key.iter().chain(options.cursor.as_ref()) {
+    let cursor = options.cursor.as_ref().or(table.cursor_field.as_ref());
+    for column in key.iter().chain(cursor.filter(|_| needs_cursor || options.cursor.is_some())) {
         if !columns.iter().any(|c| &c.name == column) {
             require_column(table, column)?;
             return Err(Error::config(
@@ -127,7 +134,8 @@ pub(crate) fn project(table: &Table, options: &TableOptions) -> Result<Table> {
         }
     }
     let mut projected = table.clone();
-    projected.schema = std::sync::Arc::new(arrow_schema::Schema::new(fields));
+    let metadata = table.schema.metadata().clone();
+    projected.schema = Arc::new(Schema::new_with_metadata(fields, metadata));
     if projected.cursor_field.as_ref().is_some_and(|c| projected.field(c).is_none()) {
         projected.cursor_field = None;
     }
@@ -137,7 +145,9 @@ pub(crate) fn project(table: &Table, options: &TableOptions) -> Result<Table> {
 /// The column, or an error that names those there are.
 pub(crate) fn require_column<'a>(table: &'a Table, column: &str) -> Result<&'a Field> {
     table.field(column).ok_or_else(|| {
-        let names: Vec<String> = table.column_names().map(str::to_owned).collect();
+        // What records bring beside their columns is no column that anybody sees.
+        let fields = table.schema.fields().iter().filter(|field| record_part(field).is_none());
+        let names: Vec<String> = fields.map(|field| field.name().clone()).collect();
         let error = Error::config("The table has no such column")
             .context("table", &table.name)
             .context("column", column);

@@ -17,6 +17,7 @@ use super::column::{Column, Fate};
 use super::line::{self, Line, Record};
 use super::scan::{self, Broken, Scan, Token, blank, expect};
 use super::schema::Kind;
+use super::strict::{Misfit, Strictness};
 
 /// Names of unknown fields that are remembered; more are counted together.
 const UNKNOWN_MAX: usize = 100;
@@ -38,6 +39,8 @@ pub enum Origin {
     Meta,
     /// The whole message, as it came.
     Line,
+    /// All of the record's data, as JSON text.
+    Data,
 }
 
 /// A column that is wanted.
@@ -94,6 +97,7 @@ struct Hidden {
     extracted_at: Vec<u32>,
     meta: Vec<u32>,
     line: Vec<u32>,
+    data: Vec<u32>,
 }
 
 /// Decodes the records of one stream.
@@ -114,6 +118,9 @@ pub struct Decoder {
     unknown: Vec<(String, u64)>,
     nameless: u64,
     changed: Vec<u64>,
+    /// For each column whether a value may be replaced by NULL, or be cut.
+    strictness: Vec<Strictness>,
+    misfit: Option<Misfit>,
     rows: usize,
     bytes: usize,
     row: Row,
@@ -155,6 +162,8 @@ impl Decoder {
             unknown: Vec::new(),
             nameless: 0,
             changed: vec![0; wanted.len()],
+            strictness: vec![Strictness::Lenient; wanted.len()],
+            misfit: None,
             rows: 0,
             bytes: 0,
             row: Row::default(),
@@ -198,6 +207,10 @@ impl Decoder {
                 self.hidden.line.push(index);
                 matches!(kind, Kind::Any | Kind::Object | Kind::Text)
             }
+            Origin::Data => {
+                self.hidden.data.push(index);
+                matches!(kind, Kind::Any | Kind::Object | Kind::Text)
+            }
         };
         if !fits {
             return Err(Error::unsupported("A column cannot hold what it is wanted for")
@@ -223,6 +236,18 @@ impl Decoder {
         self.nodes.push(Node::default());
         self.nodes[node as usize].children.push((key.to_owned(), child));
         child
+    }
+
+    /// How strict the column at `index` is from now on.
+    pub fn set_strictness(&mut self, index: usize, strictness: Strictness) {
+        if let Some(of_column) = self.strictness.get_mut(index) {
+            *of_column = strictness;
+        }
+    }
+
+    /// The first value that did not fit a strict column. Its record was not appended.
+    pub fn misfit(&self) -> Option<&Misfit> {
+        self.misfit.as_ref()
     }
 
     /// The schema of the batches.
@@ -254,7 +279,8 @@ impl Decoder {
     }
 
     /// Appends a record. A value that does not fit its column is NULL (or cut) and becomes an
-    /// entry of the row's changes; it is never an error.
+    /// entry of the row's changes; it is never an error. In a strict column it is a
+    /// [`Self::misfit`], and the record is not appended.
     ///
     /// # Errors
     /// `Data` when the record is not JSON; nothing is appended then.
@@ -361,6 +387,8 @@ impl Decoder {
         let name = scan::unescaped(raw, content);
         let slot = match self.slots.get(&*name) {
             Some(slot) => *slot,
+            // Nothing is left out where all of it has a column.
+            None if !self.hidden.data.is_empty() => Slot::Skip,
             None if self.unknown.len() < UNKNOWN_MAX && name.len() <= NAME_BYTES_MAX => {
                 let counter = self.unknown.len() as u32;
                 self.unknown.push((name.as_ref().to_owned(), 0));
@@ -435,8 +463,23 @@ impl Decoder {
             for (child, at) in children {
                 self.fill_node(child, text, at)?;
             }
+        } else if value.token != Token::Null {
+            for (_, child) in self.nodes[node as usize].children.clone() {
+                self.out_of_reach(child);
+            }
         }
         Ok(value.end)
+    }
+
+    /// What was to be found inside of a value that is no object, and may not be NULL instead.
+    fn out_of_reach(&mut self, node: u32) {
+        let columns = self.nodes[node as usize].columns.iter();
+        let strict =
+            columns.filter(|index| self.strictness[**index as usize] != Strictness::Lenient);
+        self.row.changed.extend(strict.map(|index| (*index, Fate::Nulled)));
+        for (_, child) in self.nodes[node as usize].children.clone() {
+            self.out_of_reach(child);
+        }
     }
 
     /// Drops what an earlier value of the same key has left.
@@ -445,6 +488,7 @@ impl Decoder {
             if self.columns[index as usize].len() > self.rows {
                 self.drop_value(index);
             }
+            self.row.changed.retain(|(changed, _)| *changed != index);
         }
         for (_, child) in self.nodes[node as usize].children.clone() {
             self.empty(child);
@@ -461,6 +505,10 @@ impl Decoder {
                 column.push_null();
             }
         }
+        if !self.row.changed.is_empty() && self.is_misfit(record) {
+            self.take_back();
+            return Ok(());
+        }
         for (index, _) in &self.row.changed {
             self.changed[*index as usize] += 1;
         }
@@ -476,7 +524,28 @@ impl Decoder {
         Ok(())
     }
 
+    /// Whether a value of the record does not fit a strict column; the first is kept.
+    #[cold]
+    fn is_misfit(&mut self, record: &Record<'_>) -> bool {
+        let is_strict = |(index, fate): &&(u32, Fate)| match self.strictness[*index as usize] {
+            Strictness::Lenient => false,
+            Strictness::NoNull => *fate == Fate::Nulled,
+            Strictness::Exact => true,
+        };
+        let Some((index, _)) = self.row.changed.iter().find(is_strict) else { return false };
+        let column = self.schema.field(*index as usize).name().clone();
+        self.misfit.get_or_insert(Misfit { column, line: record.number });
+        true
+    }
+
     fn fill_hidden(&mut self, record: &Record<'_>) -> Scan<()> {
+        for index in self.hidden.data.clone() {
+            let (_, fate) =
+                self.columns[index as usize].push_json(record.line, record.data.start)?;
+            if fate != Fate::Kept {
+                self.row.changed.push((index, fate));
+            }
+        }
         for index in &self.hidden.extracted_at {
             self.columns[*index as usize].push_long(record.emitted_at_micros);
         }

@@ -19,8 +19,10 @@ mod line;
 mod moment;
 mod scan;
 pub mod schema;
+mod strict;
 
 pub use decode::{Decoder, Origin, Wanted};
 pub use encode::{Encoder, is_part};
 pub use line::{Line, Record, parse};
 pub use schema::Kind;
+pub use strict::{Misfit, Strictness};

@@ -162,12 +162,62 @@ pub fn property_names(json_schema: &Value) -> impl Iterator<Item = &str> {
 /// A field for what is at a nested path, such as `["metadata", "updated_at"]`; `None` where the
 /// schema has no such property.
 pub fn field_at(json_schema: &Value, path: &[String], name: &str) -> Option<Field> {
-    let (first, rest) = path.split_first()?;
-    let mut property = json_schema.get("properties")?.get(first)?;
-    for key in rest {
-        property = property.get("properties")?.get(key)?;
+    let mut property = json_schema;
+    for key in path {
+        let Step::Property(next) = step(property, key) else { return None };
+        property = next;
     }
-    Some(Kind::of_schema(property).field(name))
+    (!path.is_empty()).then(|| Kind::of_schema(property).field(name))
+}
+
+/// What a schema says of a key of its values.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Step<'a> {
+    /// It has this property.
+    Property(&'a Value),
+    /// It says nothing about the keys of its objects.
+    Open,
+    /// It has properties, and this is none; those that it has.
+    Unknown(Vec<&'a str>),
+    /// Its values are no objects.
+    NoObject,
+}
+
+/// What `schema` says of `key`.
+pub(crate) fn step<'a>(schema: &'a Value, key: &str) -> Step<'a> {
+    let mut names = Vec::new();
+    if let Some(property) = property(schema, key, &mut names) {
+        return Step::Property(property);
+    }
+    match names.is_empty() {
+        false => Step::Unknown(names),
+        true if may_be_object(schema) => Step::Open,
+        true => Step::NoObject,
+    }
+}
+
+const CHOICES: [&str; 3] = ["oneOf", "anyOf", "allOf"];
+
+fn choices(schema: &Value) -> impl Iterator<Item = &Value> {
+    CHOICES.iter().filter_map(|key| schema.get(key).and_then(Value::as_array)).flatten()
+}
+
+/// The property, of the schema itself or of one of its choices; else `names` has what there is.
+fn property<'a>(schema: &'a Value, key: &str, names: &mut Vec<&'a str>) -> Option<&'a Value> {
+    if let Some(property) = schema.get("properties").and_then(|own| own.get(key)) {
+        return Some(property);
+    }
+    names.extend(property_names(schema));
+    choices(schema).find_map(|choice| property(choice, key, names))
+}
+
+fn may_be_object(schema: &Value) -> bool {
+    match schema.get("type") {
+        Some(Value::String(name)) => name == "object",
+        Some(Value::Array(names)) => names.iter().any(|name| name == "object"),
+        _ if choices(schema).next().is_some() => choices(schema).any(may_be_object),
+        _ => matches!(Kind::of_schema(schema), Kind::Any | Kind::Object),
+    }
 }
 
 fn properties(json_schema: &Value) -> impl Iterator<Item = (&String, &Value)> {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{Array, RecordBatch, RecordBatchOptions};
-use highwater_core::{CursorKey, ReadMode, Result, Table, TableName, TablePlan, WriteMode};
+use highwater_core::{CursorKey, Error, ReadMode, Result, Table, TableName, TablePlan, WriteMode};
 
 use super::order::Traits;
-use super::request::cursor_key;
+use super::request::{cursor_key, key_columns};
 use super::streams::Offered;
 use crate::protocol::Progress;
-use crate::records::{Decoder, Record, schema};
+use crate::records::{Decoder, Misfit, Record, Strictness, schema};
 
 /// How many rows make a batch.
 const BATCH_ROWS: usize = 8_192;
@@ -23,7 +23,7 @@ const NAMES_MAX: usize = 10;
 #[derive(Debug)]
 pub(super) struct Lane {
     planned: Arc<Table>,
-    pub(super) key: CursorKey,
+    pub(super) cursor_key: CursorKey,
     pub(super) traits: Traits,
     /// Whether it is read incrementally.
     pub(super) is_incremental: bool,
@@ -31,6 +31,12 @@ pub(super) struct Lane {
     pub(super) since_state: u64,
     /// What the connector said last of it; `Unknown`: nothing.
     pub(super) progress: Progress,
+    /// Why it cannot be gone on with, however well the connector does. Nothing more is gathered.
+    misfit: Option<Misfit>,
+    /// Which of the columns tell rows apart.
+    key: Vec<usize>,
+    /// Rows in which all of those are NULL.
+    keyless: u64,
     rows: Rows,
 }
 
@@ -53,16 +59,25 @@ impl Lane {
             None => Rows::Lines(StringBuilder::new()),
             Some(wanted) => {
                 let properties = schema::property_names(&offered.stream.json_schema);
-                Rows::Columns(Box::new(Decoder::new(wanted, properties)?))
+                let mut decoder = Decoder::new(wanted, properties)?;
+                for (column, strictness) in strict(table) {
+                    decoder.set_strictness(column, strictness);
+                }
+                Rows::Columns(Box::new(decoder))
             }
         };
+        let key = strict(table).into_iter();
+        let key = key.filter(|(_, strictness)| *strictness == Strictness::Exact);
         Ok(Self {
             planned: Arc::clone(&table.source),
-            key: cursor_key(table),
+            cursor_key: cursor_key(table),
             traits: traits(table),
             is_incremental: table.read_mode == ReadMode::Incremental,
             since_state: 0,
             progress: Progress::Unknown,
+            misfit: None,
+            key: key.map(|(column, _)| column).collect(),
+            keyless: 0,
             rows,
         })
     }
@@ -81,9 +96,19 @@ impl Lane {
     /// `Data` for a record that cannot be read.
     pub(super) fn append(&mut self, record: &Record<'_>) -> Result<bool> {
         self.since_state += 1;
+        if self.misfit.is_some() {
+            return Ok(false);
+        }
         let rows = match &mut self.rows {
             Rows::Columns(decoder) => {
                 decoder.append(record)?;
+                if let Some(misfit) = decoder.misfit() {
+                    self.misfit = Some(misfit.clone());
+                    self.progress = Progress::Incomplete;
+                    // No state covers what was gathered, and none will.
+                    decoder.finish()?;
+                    return Ok(false);
+                }
                 decoder.rows()
             }
             Rows::Lines(lines) => {
@@ -92,6 +117,11 @@ impl Lane {
             }
         };
         Ok(rows >= BATCH_ROWS || self.gathered() >= BATCH_BYTES)
+    }
+
+    /// The error for a value with which it cannot be gone on, if there was one.
+    pub(super) fn misfit(&self) -> Option<Error> {
+        self.misfit.as_ref().map(|misfit| unfit(&self.planned, misfit))
     }
 
     /// The bytes of the lines whose rows are gathered.
@@ -118,6 +148,15 @@ impl Lane {
             }
             Rows::Columns(decoder) => decoder.finish()?,
         };
+        if let Some((first, more)) = self.key.split_first() {
+            let column = |index: &usize| columns.column(*index);
+            let is_keyless = |row: &usize| more.iter().all(|index| column(index).is_null(*row));
+            let first = column(first);
+            if first.null_count() > 0 {
+                let rows = (0..first.len()).filter(|row| first.is_null(*row));
+                self.keyless += rows.filter(is_keyless).count() as u64;
+            }
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(columns.num_rows()));
         let schema = Arc::clone(&self.planned.schema);
         let columns = columns.columns().to_vec();
@@ -137,7 +176,10 @@ impl Lane {
         let Rows::Columns(decoder) = &self.rows else { return None };
         let changed = decoder.changed().map(|(column, count)| format!("{count} of `{column}`"));
         let unknown = decoder.unknown().map(|(field, _)| field.to_owned());
+        let keyless = (self.keyless > 0)
+            .then(|| format!("{} rows came without a key: they are one row.", self.keyless));
         let sentences = [
+            keyless,
             listed(changed.collect(), "Values that do not fit their column are NULL or cut: "),
             listed(unknown.collect(), "Fields that the catalog does not have were left out: "),
         ];
@@ -155,6 +197,34 @@ fn listed(mut names: Vec<String>, before: &str) -> Option<String> {
         (false, 0) => Some(format!("{before}{}.", names.join(", "))),
         (false, more) => Some(format!("{before}{} and {more} more.", names.join(", "))),
     }
+}
+
+/// The columns in which NULL must not stand for a value that does not fit: rows would be taken for
+/// the same row, for older ones, or for rows that are not deleted.
+fn strict(table: &TablePlan) -> Vec<(usize, Strictness)> {
+    if matches!(table.write_mode, WriteMode::Append | WriteMode::Replace) {
+        return Vec::new();
+    }
+    let index = |column: &str| table.source.schema.index_of(column).ok();
+    let is_dedup = matches!(table.write_mode, WriteMode::AppendDedup | WriteMode::ReplaceDedup);
+    let order = table.cursor_field.as_deref().filter(|_| is_dedup);
+    let others = order.into_iter().chain(table.deletion_column.as_deref()).filter_map(index);
+    let mut columns: Vec<_> = others.map(|column| (column, Strictness::NoNull)).collect();
+    let key = key_columns(table).filter_map(|column| index(&column));
+    columns.extend(key.map(|column| (column, Strictness::Exact)));
+    columns
+}
+
+/// The error for a value that does not fit a column that is strict. It does not hold the value.
+fn unfit(table: &Table, misfit: &Misfit) -> Error {
+    Error::data("A value of the key, the cursor or the deletion column does not fit its column")
+        .context("stream", &table.name)
+        .context("column", &misfit.column)
+        .context("line", misfit.line)
+        .hint(format!(
+            "read it as text, and name the other columns too: `columns: [{{name: {}, type: text}}, …]`",
+            misfit.column
+        ))
 }
 
 /// What becomes of rows of a table that are committed before their state, and sent again.
@@ -205,6 +275,29 @@ mod tests {
         assert_eq!(traits(FullRefresh, Replace, false, false), (true, true));
         assert_eq!(traits(FullRefresh, Replace, true, false), (false, false));
         assert_eq!(traits(FullRefresh, ReplaceDedup, true, true), (true, false));
+    }
+
+    #[test]
+    fn columns_that_tell_rows_apart_are_strict_under_the_name_that_the_source_has() {
+        let field = |name: &str| arrow_schema::Field::new(name, arrow_schema::DataType::Utf8, true);
+        let table = Table::new(TableName::new("t"), ["v", "id", "at", "gone"].map(field).to_vec());
+        let target = table.clone().with_primary_key(["_cq_sync_group_id", "key"]);
+        let strict = |mode| {
+            let (source, target) = (Arc::new(table.clone()), Arc::new(target.clone()));
+            let mut plan = TablePlan::new(source, target, Incremental, mode);
+            plan.cursor_field = Some("at".to_owned());
+            plan.deletion_column = Some("gone".to_owned());
+            let renamed = highwater_core::Mapping::Rename { column: "id".into(), to: "key".into() };
+            plan.mappings = vec![renamed];
+            super::strict(&plan)
+        };
+        let (key, cursor) = ((1, Strictness::Exact), (2, Strictness::NoNull));
+        let gone = (3, Strictness::NoNull);
+        assert_eq!(strict(AppendDedup), [cursor, gone, key]);
+        assert_eq!(strict(ReplaceDedup), [cursor, gone, key]);
+        assert_eq!(strict(Overwrite), [gone, key]);
+        assert_eq!(strict(Append), []);
+        assert_eq!(strict(Replace), []);
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub(crate) struct Reading {
     /// Why the last line, which had no end, could not be read.
     cut: Option<Error>,
     number: u64,
+    has_records: bool,
     gathered: usize,
     /// Where the lines come from somebody who wants to hear what is durable.
     echo: Option<Echo>,
@@ -120,6 +121,7 @@ impl Reading {
             closing: None,
             cut: None,
             number: 0,
+            has_records: false,
             gathered: 0,
             echo: None,
         })
@@ -191,6 +193,7 @@ impl Reading {
     }
 
     fn record(&mut self, record: &Record<'_>) -> Result<()> {
+        self.has_records = true;
         let Some(lane) = self.find(&record.stream, record.namespace.as_deref()) else {
             let namespace = record.namespace.as_deref();
             let stream = StreamDescriptor::new(namespace, record.stream.as_ref());
@@ -201,9 +204,9 @@ impl Reading {
         if self.lanes[lane].progress == Progress::Complete {
             return Err(self.error("A record came after its stream was said to be complete", lane));
         }
-        let before = self.lanes[lane].gathered();
+        self.gathered -= self.lanes[lane].gathered();
         let is_full = self.lanes[lane].append(record);
-        self.gathered += self.lanes[lane].gathered() - before;
+        self.gathered += self.lanes[lane].gathered();
         if is_full.map_err(|e| e.context("connector", &self.connector))? {
             self.send(lane)?;
         }
@@ -283,7 +286,7 @@ impl Reading {
         if !traits.at_end {
             let stream = Some(self.lanes[lane].name().clone());
             let value = self.echoed(stream, counted, value_of(state.state))?;
-            let cursor = Checkpoint::of(self.lanes[lane].key.clone(), value);
+            let cursor = Checkpoint::of(self.lanes[lane].cursor_key.clone(), value);
             return self.order.state(lane, cursor, &mut self.way);
         }
         if self.closing == Some(lane) {
@@ -336,7 +339,7 @@ impl Reading {
                 None => others.push(stream),
                 Some(lane) if lane.traits.at_end => {}
                 Some(lane) => {
-                    cursors.insert(lane.key.clone(), Cursor(value_of(stream.state)));
+                    cursors.insert(lane.cursor_key.clone(), Cursor(value_of(stream.state)));
                 }
             }
         }
@@ -425,6 +428,7 @@ impl Reading {
         if let Some(error) = self.cut.take() {
             return Err(error);
         }
+        self.has_spoken()?;
         self.close()?;
         self.send_all()?;
         let errors = self.errors(failures);
@@ -450,7 +454,8 @@ impl Reading {
         let mut errors = self.errors(failures);
         for (lane, error) in self.lanes.iter().zip(&mut errors) {
             // Of what the connector could not go on with, its end says why.
-            let told = failures.iter().any(|failure| is_of(failure, lane));
+            let told =
+                lane.misfit().is_some() || failures.iter().any(|failure| is_of(failure, lane));
             if lane.progress != Progress::Incomplete && !told {
                 *error = None;
             }
@@ -467,10 +472,23 @@ impl Reading {
         Ok(verdicts)
     }
 
+    /// One that never said anything has not read empty tables: it has not read.
+    fn has_spoken(&self) -> Result<()> {
+        if self.echo.is_some() || self.has_records || self.ear.has_spoken() {
+            return Ok(());
+        }
+        Err(Error::data("The connector said nothing: no record, no state, no line of a log")
+            .context("connector", &self.connector)
+            .hint("See that `path` leads to the connector itself; `--log-level debug` shows what it prints"))
+    }
+
     /// Why a table is not complete, for each.
     fn errors(&self, failures: &[Failure]) -> Vec<Option<Error>> {
         let is_silent = self.lanes.iter().all(|lane| lane.progress == Progress::Unknown);
         let error = |lane: &Lane| {
+            if let Some(error) = lane.misfit() {
+                return Some(error.context("connector", &self.connector));
+            }
             if let Some(failure) = failures.iter().find(|failure| is_of(failure, lane)) {
                 return Some(failure.error());
             }

@@ -79,16 +79,20 @@ fn primary_key(table: &TablePlan, offered: &Offered) -> Vec<Vec<String>> {
     if !defined.is_empty() {
         return defined.clone();
     }
+    let path = |column: String| offered.path(&column).cloned();
+    key_columns(table).map(path).collect::<Option<_>>().unwrap_or_default()
+}
+
+/// The columns of the key as the source calls them.
+pub(super) fn key_columns(table: &TablePlan) -> impl Iterator<Item = String> {
     let before = |column: &String| {
-        let renamed =
-            table.mappings.iter().rev().fold(column.clone(), |name, mapping| match mapping {
-                Mapping::Rename { column, to } if *to == name => column.clone(),
-                _ => name,
-            });
-        offered.path(&renamed).cloned()
+        table.mappings.iter().rev().fold(column.clone(), |name, mapping| match mapping {
+            Mapping::Rename { column, to } if *to == name => column.clone(),
+            _ => name,
+        })
     };
     let key = table.target.primary_key.iter().filter(|column| *column != SYNC_GROUP_ID);
-    key.map(before).collect::<Option<_>>().unwrap_or_default()
+    key.map(before)
 }
 
 /// The state that the connector begins with: what the destination has of the planned tables.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
-use highwater_core::plan::{EXTRACTED_AT, META};
+use highwater_core::plan::{
+    EXTRACTED_AT, GENERATION_ID, META, RAW_ID, SOURCE_NAME, SYNC_GROUP_ID, SYNC_TIME,
+};
 use highwater_core::types::{
     JSON, RECORD, RECORD_EXTRACTED_AT, RECORD_META, extension_field, record_form, record_part,
     with_metadata,
@@ -13,7 +15,8 @@ use highwater_core::{Error, Result, Table, TableName};
 
 use super::TablePaths;
 use crate::protocol::{AirbyteStream, Catalog, StreamDescriptor, SyncMode};
-use crate::records::{Kind, Origin, Wanted, schema};
+use crate::records::schema::{self, Step};
+use crate::records::{Kind, Origin, Wanted};
 
 /// Metadata of a table's schema: the stream as the connector described it, as JSON. A destination
 /// connector gets it back.
@@ -22,6 +25,13 @@ pub const STREAM: &str = "airbyte:stream";
 pub const LINE: &str = "line:airbyte";
 /// The name of that column.
 const LINE_COLUMN: &str = "_airbyte_record";
+/// The only column of a stream that describes no fields: all of a record.
+const DATA_COLUMN: &str = "data";
+/// Names that the destination may fill itself; a field of that name has a column with [`SUFFIX`].
+const RESERVED: [&str; 8] =
+    [RAW_ID, EXTRACTED_AT, META, GENERATION_ID, LINE_COLUMN, SYNC_TIME, SOURCE_NAME, SYNC_GROUP_ID];
+/// What is added to a field's name that is reserved.
+const SUFFIX: &str = "_source";
 
 /// The name of the table of a stream.
 pub(crate) fn table_name(descriptor: &StreamDescriptor) -> TableName {
@@ -111,8 +121,7 @@ impl Offered {
             }
         }
         let Columns { mut fields, paths } = columns;
-        let hidden = hidden(&fields);
-        fields.extend(hidden);
+        fields.extend(hidden());
         let json = serde_json::to_string(&stream)
             .map_err(|e| Error::internal("A stream cannot be written").caused_by(e))?;
         let metadata = [(STREAM.to_owned(), json)].into();
@@ -125,9 +134,24 @@ impl Offered {
         Ok(Self { stream, table, paths })
     }
 
-    /// Where the value of a column is in a record's data.
+    /// Where the value of a column is in a record's data; `None` also where it is all of it.
     pub(super) fn path(&self, column: &str) -> Option<&Vec<String>> {
-        self.paths.get(column)
+        self.paths.get(column).filter(|path| !path.is_empty())
+    }
+
+    /// What the user should know of the names of the planned columns.
+    pub(super) fn notes(&self, planned: &Table) -> Vec<String> {
+        let renamed = planned.column_names().filter_map(|column| {
+            let [field] = self.path(column)?.as_slice() else { return None };
+            let is_reserved = is_reserved(field) && column != field;
+            is_reserved.then(|| {
+                format!(
+                    "The field `{field}` of the source is in `{column}`: its own name is that of \
+                     a metadata column."
+                )
+            })
+        });
+        renamed.collect()
     }
 
     /// How the columns of a planned table come about; `None`: only the records as they came are
@@ -147,11 +171,14 @@ impl Offered {
                 Some(RECORD_EXTRACTED_AT) => Origin::ExtractedAt,
                 Some(RECORD_META) => Origin::Meta,
                 Some(LINE) => Origin::Line,
-                _ => Origin::Path(self.path(field.name()).cloned().ok_or_else(|| {
-                    Error::schema("The stream does not have this column any more")
-                        .context("stream", &planned.name)
-                        .context("column", field.name())
-                })?),
+                _ => {
+                    let path = self.paths.get(field.name()).cloned().ok_or_else(|| {
+                        Error::schema("The stream does not have this column any more")
+                            .context("stream", &planned.name)
+                            .context("column", field.name())
+                    })?;
+                    if path.is_empty() { Origin::Data } else { Origin::Path(path) }
+                }
             };
             Ok(Wanted { field: field.as_ref().clone(), origin })
         });
@@ -166,12 +193,28 @@ struct Columns {
 }
 
 impl Columns {
-    /// One per property.
+    /// One per property; one for all of a record where the stream describes none.
     fn of(stream: &AirbyteStream) -> Self {
         let fields = schema::fields(&stream.json_schema);
-        let path = |field: &Field| (field.name().clone(), vec![field.name().clone()]);
-        let paths = fields.iter().map(path).collect();
-        Self { fields, paths }
+        if fields.is_empty() {
+            let paths = [(DATA_COLUMN.to_owned(), Vec::new())].into();
+            return Self { fields: vec![Kind::Object.field(DATA_COLUMN)], paths };
+        }
+        let mut columns = Self { fields: fields.clone(), paths: BTreeMap::new() };
+        for (index, field) in fields.into_iter().enumerate() {
+            let property = field.name().clone();
+            if is_reserved(&property) {
+                let name = free(&columns.fields, &format!("{property}{SUFFIX}"));
+                columns.fields[index] = field.with_name(name);
+            }
+            columns.paths.insert(columns.fields[index].name().clone(), vec![property]);
+        }
+        columns
+    }
+
+    /// The column of a path that has one.
+    fn known(&self, path: &[String]) -> Option<&String> {
+        self.paths.iter().find(|(_, known)| known.as_slice() == path).map(|(name, _)| name)
     }
 
     /// The column for a key or cursor that the source names; `None` where the schema has no such
@@ -179,7 +222,7 @@ impl Columns {
     fn key(&mut self, stream: &AirbyteStream, path: &[String]) -> Option<String> {
         match path {
             [] => None,
-            [name] => self.paths.contains_key(name).then(|| name.clone()),
+            [_] => self.known(path).cloned(),
             path => {
                 let field = schema::field_at(&stream.json_schema, path, "")?;
                 Some(self.nested(path, &field))
@@ -187,26 +230,51 @@ impl Columns {
         }
     }
 
-    /// The column for a nested path that the user names. What the schema does not describe is
-    /// text.
+    /// The column for a nested path that the user names. What an object may hold without the
+    /// schema's describing it is text.
+    ///
+    /// # Errors
+    /// `Config` where the schema says that there is nothing at the path.
     fn asked(&mut self, stream: &AirbyteStream, path: &[String]) -> Result<Option<String>> {
-        let known = path.first().is_some_and(|first| self.paths.contains_key(first));
-        if !known {
-            let names: Vec<_> = schema::property_names(&stream.json_schema).take(20).collect();
-            return Err(Error::config("The stream has no field for a nested path")
-                .context("path", path.join("."))
-                .hint(format!("Its fields are: {}", names.join(", "))));
+        let mut at = Some(&stream.json_schema);
+        for (depth, key) in path.iter().enumerate() {
+            let Some(schema) = at else { break };
+            at = match schema::step(schema, key) {
+                Step::Property(property) => Some(property),
+                Step::Open => None,
+                Step::Unknown(names) => return Err(self.no_field(path, depth, &names)),
+                Step::NoObject => return Err(no_object(path, depth)),
+            };
         }
         if path.len() < 2 {
             return Ok(None);
         }
-        let field = schema::field_at(&stream.json_schema, path, "");
-        Ok(Some(self.nested(path, &field.unwrap_or_else(|| Kind::Text.field("")))))
+        let kind = at.map_or(Kind::Text, Kind::of_schema);
+        Ok(Some(self.nested(path, &kind.field(""))))
+    }
+
+    /// The schema has other fields than the one of a path.
+    fn no_field(&self, path: &[String], depth: usize, names: &[&str]) -> Error {
+        let error = Error::config("The stream has no field for a nested path")
+            .context("path", path.join("."))
+            .context("field", path.get(depth).map_or("", String::as_str));
+        let whole = path.join(".");
+        if self.known(std::slice::from_ref(&whole)).is_some() {
+            return error.hint(format!(
+                "the name of this field has dots, so write it as a list: \
+                 `cursor_field: [\"{whole}\"]`, `primary_key: [[\"{whole}\"]]`"
+            ));
+        }
+        let shown: Vec<_> = names.iter().take(NAMES_SHOWN).copied().collect();
+        let more = if names.len() > NAMES_SHOWN { " …" } else { "" };
+        let inside = path[..depth].join(".");
+        let of = if depth == 0 { "Its fields".into() } else { format!("The fields of `{inside}`") };
+        error.hint(format!("{of} are: {}{more}", shown.join(", ")))
     }
 
     /// A column for what is at a nested path, once.
     fn nested(&mut self, path: &[String], field: &Field) -> String {
-        if let Some((name, _)) = self.paths.iter().find(|(_, known)| known.as_slice() == path) {
+        if let Some(name) = self.known(path) {
             return name.clone();
         }
         let name = free(&self.fields, &path.join("_"));
@@ -214,6 +282,23 @@ impl Columns {
         self.paths.insert(name.clone(), path.to_vec());
         name
     }
+}
+
+/// How many names a hint lists.
+const NAMES_SHOWN: usize = 20;
+
+/// A path that goes on where the schema has no objects.
+fn no_object(path: &[String], depth: usize) -> Error {
+    let inside = path[..depth].join(".");
+    Error::config("A nested path goes into a field that is no object")
+        .context("path", path.join("."))
+        .context("field", &inside)
+        .hint(format!("name the field itself: `{inside}`"))
+}
+
+/// Whether the destination may fill a column of that name itself. Some do not tell case apart.
+fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
 }
 
 /// The user's settings mean the column by the path's own name, and another field has that.
@@ -234,13 +319,13 @@ fn free(fields: &[Field], name: &str) -> String {
     numbered.into_iter().find(|name| !taken(name)).unwrap_or_default()
 }
 
-/// What a record brings beside its data.
-fn hidden(fields: &[Field]) -> [Field; 3] {
+/// What a record brings beside its data. No field has these names.
+fn hidden() -> [Field; 3] {
     let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     [
-        (Field::new(free(fields, EXTRACTED_AT), utc, true), RECORD_EXTRACTED_AT),
-        (extension_field(&free(fields, META), DataType::Utf8, JSON), RECORD_META),
-        (Field::new(free(fields, LINE_COLUMN), DataType::Utf8, true), LINE),
+        (Field::new(EXTRACTED_AT, utc, true), RECORD_EXTRACTED_AT),
+        (extension_field(META, DataType::Utf8, JSON), RECORD_META),
+        (Field::new(LINE_COLUMN, DataType::Utf8, true), LINE),
     ]
     .map(|(field, part)| with_metadata(field, RECORD, part))
 }
@@ -351,7 +436,43 @@ mod tests {
         bare["json_schema"] = json!({});
         let table = offered(bare, &[]).unwrap().table;
         assert!(table.primary_key.is_empty() && table.cursor_field.is_none());
-        assert_eq!(table.column_names().count(), 3);
+        assert_eq!(table.column_names().next(), Some("data"));
+        assert_eq!(table.column_names().count(), 4);
+    }
+
+    #[test]
+    fn every_step_of_a_path_is_held_against_the_schema() {
+        for (path, hint) in [
+            (&["metadata", "updated_att"][..], "The fields of `metadata` are: updated_at, key"),
+            (&["metadata", "key", "x"], "name the field itself: `metadata.key`"),
+            (&["id", "x"], "name the field itself: `id`"),
+            (&["a", "b"], "the name of this field has dots"),
+        ] {
+            let mut stream = stream();
+            stream["json_schema"]["properties"]["a.b"] = json!({"type": "string"});
+            let error = offered(stream, &[path]).unwrap_err();
+            assert_eq!(error.context_value("path"), Some(path.join(".").as_str()));
+            assert!(error.hint_text().is_some_and(|said| said.contains(hint)), "{error:?}");
+        }
+        assert!(offered(stream(), &[&["open", "x", "y"]]).is_ok());
+    }
+
+    #[test]
+    fn a_field_with_a_metadata_columns_name_keeps_its_values_in_another_column() {
+        let mut stream = stream();
+        for name in ["_airbyte_meta", "_AIRBYTE_EXTRACTED_AT", "_airbyte_raw_id_source"] {
+            stream["json_schema"]["properties"][name] = json!({"type": "string"});
+        }
+        stream["json_schema"]["properties"]["_airbyte_raw_id"] = json!({"type": "integer"});
+        stream["source_defined_primary_key"] = json!([["_airbyte_raw_id"]]);
+        let offered = offered(stream, &[]).unwrap();
+        let table = &offered.table;
+        assert_eq!(table.primary_key, ["_airbyte_raw_id_source_2"]);
+        assert_eq!(offered.path("_airbyte_meta_source").unwrap(), &["_airbyte_meta"]);
+        let names: Vec<_> = table.column_names().collect();
+        assert!(names.contains(&"_AIRBYTE_EXTRACTED_AT_source"), "{names:?}");
+        assert!(names.ends_with(&["_airbyte_extracted_at", "_airbyte_meta", "_airbyte_record"]));
+        assert_eq!(offered.notes(table).len(), 3);
     }
 
     #[test]

@@ -54,7 +54,6 @@ fn paths_and_deletions_that_cannot_be() {
             entry("sweep: 7"),
             entry("lookback: 10m"),
             entry("null_cursor: exclude"),
-            entry("columns: [id, {name: note, type: text}]"),
             built_in("cursor_field: [metadata, updated_at]"),
             built_in("primary_key: [[owner, id]]"),
         ],

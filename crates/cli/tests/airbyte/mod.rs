@@ -3,6 +3,7 @@
 mod configuration;
 mod connectors;
 mod defects;
+mod fits;
 mod kills;
 mod misbehaving;
 mod modes;
