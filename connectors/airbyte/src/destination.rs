@@ -126,6 +126,10 @@ impl Destination for AirbyteDestination {
         }
     }
 
+    fn check_rebuild(&self, table: &TablePlan) -> Result<()> {
+        catalog::check_rebuild(table, self.shared.supports_refreshes)
+    }
+
     async fn check(&self) -> Result<()> {
         self.shared.connector.check().await
     }

@@ -7,6 +7,7 @@ use arrow_schema::Field;
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
+use highwater_core::types::type_name;
 use highwater_core::{
     Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence, Output,
     Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table, TableName, TablePlan,
@@ -112,9 +113,10 @@ impl PostgresDestination {
         fence: &Fence,
     ) -> Result<Committed> {
         let finished = self.was_finished(session, plan, table, fence).await?;
+        let mut committed = Committed::default();
         if table.rebuild {
             if !finished {
-                rebuild::swap(session, plan, table, fence).await?;
+                committed.deleted = rebuild::swap(session, plan, table, fence).await?;
             }
         } else {
             if !table.changes.is_empty() {
@@ -124,7 +126,6 @@ impl PostgresDestination {
             changes::apply(session, plan, table, &self.recreated).await?;
             changes::make_history(session, table).await?;
         }
-        let mut committed = Committed::default();
         if table.write_mode == WriteMode::OverwriteDeleteStale
             && table.read_mode == ReadMode::FullRefresh
         {
@@ -277,6 +278,10 @@ impl Destination for PostgresDestination {
 
     async fn place(&self) -> Result<Option<String>> {
         self.connector.session().await?.place().await.map(Some)
+    }
+
+    fn type_name(&self, field: &Field) -> String {
+        PostgresDialect.column_type(field).unwrap_or_else(|_| type_name(field))
     }
 
     fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {

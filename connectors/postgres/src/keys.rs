@@ -40,6 +40,23 @@ pub(crate) async fn add(session: &Session, table: &Table) -> Result<u64> {
     Ok(removed)
 }
 
+/// Gives a loaded table that is to have exactly the rows of a read its key. Where several rows have
+/// one key it stays without.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn add_if_unique(session: &Session, table: &Table) -> Result<()> {
+    let Some(statement) = ddl::add_key(&PostgresDialect, table) else { return Ok(()) };
+    session.run("make a savepoint", "SAVEPOINT key").await?;
+    let Err(failed) = session.batch_execute(&statement).await else { return Ok(()) };
+    if failed.code() != Some(&SqlState::UNIQUE_VIOLATION) {
+        return Err(session.error("build the key", failed).context("table", &table.name));
+    }
+    session.run("go back to a savepoint", "ROLLBACK TO SAVEPOINT key").await?;
+    tracing::warn!(table = %table.name, "several rows have one key: the table is without its key");
+    Ok(())
+}
+
 /// Removes all but the last row of each key. The transactions of a read follow one another, and
 /// rows that one of them has added by COPY lie in the order of their arrival.
 async fn fold(session: &Session, table: &Table) -> Result<u64> {

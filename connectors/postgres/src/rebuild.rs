@@ -211,7 +211,8 @@ pub(crate) async fn drop_leftovers(session: &Session, sync: &str, state: &State)
     Ok(())
 }
 
-/// Puts the tables beside in the place of the old ones, in the open transaction.
+/// Puts the tables beside in the place of the old ones, in the open transaction. Returns how many
+/// old rows went.
 ///
 /// # Errors
 /// `Schema` when others depend on an old table and its columns are not those of the read; else
@@ -221,14 +222,15 @@ pub(crate) async fn swap(
     plan: &Plan,
     table: &TablePlan,
     fence: &Fence,
-) -> Result<()> {
+) -> Result<u64> {
     // Without a partition there was no writer, and the new table is empty.
     ensure(session, plan, table, fence).await?;
     let table = in_schema(session, table).await?;
     let beside = beside(&table);
     if table.write_mode == WriteMode::Replace {
-        keys::add(session, &beside.target).await?;
+        keys::add_if_unique(session, &beside.target).await?;
     }
+    let removed = rows_of(session, &table.target.name).await?;
     let pairs = derived::all(&table, &PostgresDialect).into_iter();
     for (at, (to, from)) in pairs.zip(derived::all(&beside, &PostgresDialect)).enumerate() {
         if at > 0 && !derived::keeps_tombstones(&table) {
@@ -237,7 +239,18 @@ pub(crate) async fn swap(
             take_place(session, &table, &to, &from.name).await?;
         }
     }
-    Ok(())
+    Ok(removed)
+}
+
+/// How many rows a table has; 0 where there is none.
+async fn rows_of(session: &Session, table: &TableName) -> Result<u64> {
+    if changes::find(session, table).await?.is_none() {
+        return Ok(0);
+    }
+    let statement = format!("SELECT pg_catalog.count(*) FROM {}", PostgresDialect.table(table));
+    let rows = catalog::rows(session, &statement, &[]).await?;
+    let rows: i64 = rows.first().map_or(Ok(0), |row| get(row, 0))?;
+    Ok(u64::try_from(rows).unwrap_or_default())
 }
 
 /// Puts one table in the place of another.

@@ -6,6 +6,7 @@ use arrow_schema::{Field, Schema};
 use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
+use highwater_core::types::type_name;
 use highwater_core::{
     Capabilities, Committed, Completion, Destination, DestinationDelivery, Error, ExistingTable,
     Fence, Instant, Output, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table,
@@ -120,6 +121,10 @@ impl Destination for SqliteDestination {
 
     fn stored_field(&self, field: &Field) -> Result<Field> {
         types::stored_field(field)
+    }
+
+    fn type_name(&self, field: &Field) -> String {
+        types::declared_type(field).unwrap_or_else(|_| type_name(field))
     }
 
     fn ddl(&self, plan: &TablePlan, change: &SchemaChange) -> Vec<String> {
@@ -272,7 +277,7 @@ fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) ->
         && store::finished_epoch(&connection, fence, table.name()).map_err(failed)?
             == Some(fence.epoch);
     if table.rebuild {
-        rebuild::swap(&connection, location, plan, table, finished)?;
+        committed.deleted = rebuild::swap(&connection, location, plan, table, finished)?;
     } else {
         schema::prepare(&connection, location, plan, table)?;
     }

@@ -4,9 +4,10 @@
 //! The tables beside are marked with sync, generation and source table. An unfinished generation
 //! is filled on by the next run; what another has left is dropped.
 
-use highwater_core::{Plan, Result, State, TablePlan, WriteMode};
+use highwater_core::{Plan, Result, State, Table, TablePlan, WriteMode};
 use highwater_sql::{Dialect, ddl, derived, rebuild};
 use rusqlite::Connection;
+use rusqlite::ffi::ErrorCode;
 
 use crate::catalog;
 use crate::config::Location;
@@ -38,14 +39,17 @@ pub(crate) fn ensure(
         (false, _) => drop_all(connection, &beside).map_err(failed)?,
     }
     let token = format!("{}{}", identity_prefix(&plan.sync), rebuild::mark(&plan.sync_id, table));
-    // Where rows are only added, a unique index in place of a key is made after the swap, under
-    // the name that belongs to it.
-    let wanted = if table.write_mode == WriteMode::Replace { 1 } else { usize::MAX };
     for made in derived::all(&beside, &SqliteDialect) {
         // Those that are there stay; the write mode may need more than that of the run before.
-        let statements = ddl::create_table(&SqliteDialect, &made, Some(&token))?;
-        for statement in statements.iter().take(wanted) {
-            connection.execute_batch(statement).map_err(failed)?;
+        let statements = match table.write_mode {
+            // The key comes after the swap, where the rows have one.
+            WriteMode::Replace => {
+                vec![ddl::create_table_without_key(&SqliteDialect, &made, Some(&token))?]
+            }
+            _ => ddl::create_table(&SqliteDialect, &made, Some(&token))?,
+        };
+        for statement in statements {
+            connection.execute_batch(&statement).map_err(failed)?;
         }
     }
     Ok(())
@@ -84,14 +88,15 @@ fn drop_all(connection: &Connection, beside: &TablePlan) -> rusqlite::Result<()>
 }
 
 /// Puts the tables beside in the place of the user's, with the user's indexes and triggers.
-/// Nothing if that has been done; `finished` says that the state knows.
+/// Nothing if that has been done; `finished` says that the state knows. Returns how many old rows
+/// went.
 pub(crate) fn swap(
     connection: &Connection,
     location: &Location,
     plan: &Plan,
     table: &TablePlan,
     finished: bool,
-) -> Result<()> {
+) -> Result<u64> {
     let failed = |error| explain(error, &location.path);
     let beside = derived::beside(table, &SqliteDialect);
     let is_there = mark_of(connection, plan, &beside).map_err(failed)?.is_some();
@@ -102,10 +107,11 @@ pub(crate) fn swap(
     let done =
         if plan.state_with_data { finished } else { !is_there && in_place().map_err(failed)? };
     if done {
-        return Ok(());
+        return Ok(0);
     }
     // A read without a row has made nothing yet.
     ensure(connection, location, plan, table, false)?;
+    let removed = rows_of(connection, &table.target.name.name).map_err(failed)?;
     let pairs = derived::all(table, &SqliteDialect).into_iter();
     for (at, (made, from)) in pairs.zip(derived::all(&beside, &SqliteDialect)).enumerate() {
         let of_read = at > 0 && !derived::keeps_tombstones(table);
@@ -116,13 +122,35 @@ pub(crate) fn swap(
             exchange(connection, &made.name.name, &from.name.name)
         };
         swapped.map_err(failed)?;
-        if !of_read {
+        if table.write_mode == WriteMode::Replace {
+            add_key_if_unique(connection, &made).map_err(failed)?;
+        } else if !of_read {
             for statement in ddl::create_table(&SqliteDialect, &made, None)?.iter().skip(1) {
                 connection.execute_batch(statement).map_err(failed)?;
             }
         }
     }
-    Ok(())
+    Ok(removed)
+}
+
+fn rows_of(connection: &Connection, table: &str) -> rusqlite::Result<u64> {
+    if catalog::relation(connection, table)?.is_none() {
+        return Ok(0);
+    }
+    let count = format!("SELECT count(*) FROM {}", SqliteDialect.quote(table));
+    connection.query_row(&count, [], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
+}
+
+/// The table has exactly the rows of the read: where several have one key it stays without.
+fn add_key_if_unique(connection: &Connection, table: &Table) -> rusqlite::Result<()> {
+    let Some(statement) = ddl::add_unique_index(&SqliteDialect, table) else { return Ok(()) };
+    match connection.execute_batch(&statement) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            tracing::warn!(table = %table.name, "several rows have one key: the table is without its key");
+            Ok(())
+        }
+        made => made,
+    }
 }
 
 /// One table takes the place of another, which goes.

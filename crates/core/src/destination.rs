@@ -13,6 +13,7 @@ use crate::plan::{Plan, TablePlan, WriteMode};
 use crate::source::{Output, Partition};
 use crate::state::{Checkpoint, Fence, StateStore};
 use crate::table::{SchemaChange, Table, TableName};
+use crate::types::type_name;
 
 /// What a destination can do. Plain data: the engine decides from it, the documentation shows it.
 #[derive(Debug, Clone)]
@@ -126,6 +127,22 @@ pub trait Destination: Send + Sync {
     fn holds(&self, wanted: &Field, present: &Field) -> bool {
         let _ = (wanted, present);
         true
+    }
+
+    /// The type of a column in the system's own words, for people to read. The field is one as
+    /// [`Self::stored_field`] or [`Self::describe`] gives it.
+    fn type_name(&self, field: &Field) -> String {
+        type_name(field)
+    }
+
+    /// Whether the table of this plan can be made anew beside the old one, as
+    /// [`crate::TablePlan::rebuild`] says. Asked before anything is changed for it.
+    ///
+    /// # Errors
+    /// `Unsupported` where it cannot.
+    fn check_rebuild(&self, table: &TablePlan) -> Result<()> {
+        let _ = table;
+        Ok(())
     }
 
     /// What tells this system from every other: two connectors over one database give one text.

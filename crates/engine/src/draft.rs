@@ -83,7 +83,7 @@ impl Drafter<'_> {
         let order_by = mapped.cursor_field.clone();
         let primary_key = mapped.primary_key.clone();
         let mut notes = Vec::new();
-        if let Some(note) = mode_note(read_mode, write_mode, &primary_key) {
+        if let Some(note) = mode_note(read_mode, write_mode, &primary_key, options) {
             notes.push(note);
         }
         if options.lookback.is_some_and(|l| l > 0) && read_mode == ReadMode::Incremental {
@@ -214,7 +214,7 @@ impl Drafter<'_> {
                 "`append-dedup` needs a cursor field to tell which row is newer",
             )
             .context("table", &table.name)
-            .hint("name it: `--cursor updated_at`, or `cursor: updated_at` in the table's entry"));
+            .hint("name it: `cursor: updated_at` in the table's entry (with URLs: `--cursor updated_at`)"));
         }
         Ok(())
     }
@@ -290,7 +290,7 @@ fn read_mode(table: &Table, options: &TableOptions, write_mode: WriteMode) -> Re
         Some(ReadMode::Incremental) if !has_cursor => {
             Err(Error::config("An incremental read needs a cursor field, and the source defines none")
                 .context("table", &table.name)
-                .hint("name a column that grows with every change: `--cursor updated_at`, or `cursor: updated_at` in the table's entry"))
+                .hint("name a column that grows with every change: `cursor: updated_at` in the table's entry (with URLs: `--cursor updated_at`)"))
         }
         Some(mode) => Ok(mode),
         None if is_replaced(write_mode) || !has_cursor => Ok(ReadMode::FullRefresh),
@@ -364,14 +364,24 @@ fn is_divisible(read_mode: ReadMode, write_mode: WriteMode, target_key: &[String
     }
 }
 
-fn mode_note(read_mode: ReadMode, write_mode: WriteMode, key: &[String]) -> Option<String> {
+fn mode_note(
+    read_mode: ReadMode,
+    write_mode: WriteMode,
+    key: &[String],
+    options: &TableOptions,
+) -> Option<String> {
     match (write_mode, read_mode) {
         (WriteMode::Overwrite | WriteMode::OverwriteDeleteStale, _) if key.is_empty() => {
             Some("No primary key: rows are added, none is overwritten.".to_owned())
         }
-        (WriteMode::OverwriteDeleteStale, ReadMode::Incremental) => Some(
-            "Read incrementally: rows deleted at the source stay at the destination.".to_owned(),
-        ),
+        (WriteMode::OverwriteDeleteStale, ReadMode::Incremental)
+            if options.deletes != Some(Deletes::Reconcile) =>
+        {
+            Some(
+                "Read incrementally: rows deleted at the source stay at the destination."
+                    .to_owned(),
+            )
+        }
         (WriteMode::Append, ReadMode::FullRefresh) => {
             Some("Full refresh with append: every sync adds all rows again.".to_owned())
         }

@@ -107,6 +107,12 @@ fn meta(plan: &Plan, changes: &ArrayRef) -> Result<ArrayRef> {
     Ok(Arc::new(StringArray::from_iter_values(texts)))
 }
 
+/// Whether a column of this name is filled by every sync that writes it.
+pub(crate) fn is_stamp(column: &str) -> bool {
+    [RAW_ID, EXTRACTED_AT, META, GENERATION_ID, SYNC_TIME, SYNC_GROUP_ID, SOURCE_NAME]
+        .contains(&column)
+}
+
 fn constant(field: &Field, plan: &Plan, table: &TablePlan, rows: usize) -> ArrayRef {
     match field.name().as_str() {
         RAW_ID => {

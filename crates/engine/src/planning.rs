@@ -13,6 +13,7 @@ use highwater_core::{
 
 use crate::adopt;
 use crate::draft::Drafter;
+use crate::metadata;
 use crate::options::{Deletes, Generation, SyncRequest, Target};
 use crate::quarantine;
 use crate::schema;
@@ -140,11 +141,12 @@ impl<'a> Selector<'a> {
     pub(crate) async fn fit(
         &self,
         target: &Target,
-        drafts: Vec<TablePlan>,
+        mut drafts: Vec<TablePlan>,
         state: &State,
     ) -> Result<Planned> {
         let names: Vec<_> = drafts.iter().map(|d| d.target.name.clone()).collect();
         let existing = target.destination.describe(&names).await?;
+        note_new_histories(target, &mut drafts, &existing).await?;
         let mut tables = BTreeMap::new();
         let mut refused = Vec::new();
         let behind = self.is_behind(target, state, &drafts, &existing);
@@ -418,6 +420,39 @@ fn recreate_would_lose(draft: &TablePlan, error: Error) -> Error {
     ))
 }
 
+/// A table that was written in another mode before gets a history that knows nothing of that.
+async fn note_new_histories(
+    target: &Target,
+    drafts: &mut [TablePlan],
+    existing: &[Option<ExistingTable>],
+) -> Result<()> {
+    let longest = target.destination.capabilities().identifier_bytes_max;
+    let mut filled: Vec<&mut TablePlan> = drafts
+        .iter_mut()
+        .zip(existing)
+        .filter(|(draft, there)| {
+            // Destinations shorten a name that is too long in ways of their own.
+            there.is_some()
+                && draft.write_mode == WriteMode::AppendDedup
+                && draft.history_name().name.len() <= longest
+        })
+        .map(|(draft, _)| draft)
+        .collect();
+    if filled.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = filled.iter().map(|draft| draft.history_name()).collect();
+    let histories = target.destination.describe(&names).await?;
+    for (draft, _) in filled.iter_mut().zip(histories).filter(|(_, there)| there.is_none()) {
+        draft.notes.push(
+            "The history begins with this sync: rows that are in the table already have no \
+             record in it until they change."
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
 /// Rows that were delivered before a column came have no value in it.
 fn note_new_columns(draft: &mut TablePlan) {
     let new: Vec<_> = draft
@@ -452,9 +487,19 @@ fn keep_dropped_columns(draft: &mut TablePlan, existing: &Table, known: &[String
     if dropped.is_empty() || is_replaced {
         return;
     }
-    let names: BTreeSet<_> = dropped.iter().map(|f| f.name().as_str()).collect();
-    let names = names.into_iter().collect::<Vec<_>>().join(", ");
-    draft.notes.push(format!("Not at the source any more, NULL from now on: {names}."));
+    let names = |stamps: bool| {
+        let names = dropped.iter().map(|f| f.name().as_str());
+        names.filter(|name| metadata::is_stamp(name) == stamps).collect::<BTreeSet<_>>()
+    };
+    let (gone, stamps) = (names(false), names(true));
+    if !gone.is_empty() {
+        let names = gone.into_iter().collect::<Vec<_>>().join(", ");
+        draft.notes.push(format!("Not at the source any more, NULL from now on: {names}."));
+    }
+    if !stamps.is_empty() {
+        let names = stamps.into_iter().collect::<Vec<_>>().join(", ");
+        draft.notes.push(format!("In the table from earlier syncs, and filled on: {names}."));
+    }
     let target = Arc::make_mut(&mut draft.target);
     let mut fields: Vec<_> = target.schema.fields().iter().cloned().collect();
     fields.extend(dropped.into_iter().map(Arc::new));

@@ -107,6 +107,9 @@ impl<'a> Upkeep<'a> {
             let mut done = Vec::new();
             for seat in &seats {
                 seat.check_source(choice)?;
+                if rebuild {
+                    seat.check_rebuild(choice)?;
+                }
             }
             for seat in &seats {
                 for draft in seat.drafts.iter().filter(|draft| choice.has(draft.name())) {
@@ -252,6 +255,17 @@ impl Seat<'_> {
         let refreshed = self.store.refresh(&self.fence, table, rebuild).await;
         refreshed.map_err(|error| error.context("destination", &self.target.name))?;
         Ok(Refreshed::Begun)
+    }
+
+    fn check_rebuild(&self, choice: &Choice) -> Result<()> {
+        let is_meant = |draft: &&TablePlan| {
+            choice.has(draft.name()) && draft.read_mode == ReadMode::Incremental
+        };
+        for draft in self.drafts.iter().filter(is_meant) {
+            let checked = self.target.destination.check_rebuild(draft);
+            checked.map_err(|error| error.context("destination", &self.target.name))?;
+        }
+        Ok(())
     }
 
     async fn clear(&self, plan: &Plan, table: &TablePlan) -> Result<u64> {

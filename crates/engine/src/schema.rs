@@ -4,10 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_schema::Field;
-use highwater_core::types::type_name;
 use highwater_core::{
-    Capabilities, Destination, Error, ExistingTable, LogicalType, Result, SchemaChange, Table,
-    TablePlan, TableRecord,
+    Capabilities, Destination, Error, ExistingTable, LogicalType, ReadMode, Result, SchemaChange,
+    Table, TablePlan, TableRecord,
 };
 
 /// What has to change at the destination before rows of `plan` fit.
@@ -66,14 +65,25 @@ fn column_change(
         return Err(Error::schema("A column has another type at the destination")
             .context("table", plan.name())
             .context("column", field.name())
-            .context("type at the source", type_name(field))
-            .context("type at the destination", type_name(there))
-            .hint("give the table another name at the destination (`target: …`), or change the column there yourself"));
+            .context("type needed", destination.type_name(stored))
+            .context("type at the destination", destination.type_name(there))
+            .hint(other_type_hint(plan)));
     }
     let relaxed = field.is_nullable()
         && !there.is_nullable()
         && !plan.target.primary_key.contains(field.name());
     Ok(relaxed.then(|| SchemaChange::DropNotNull(there.clone())))
+}
+
+/// A table that is read incrementally can be made anew with the new type, and filled again.
+fn other_type_hint(plan: &TablePlan) -> String {
+    match plan.read_mode {
+        ReadMode::Incremental => format!(
+            "to read the table again into one with the new type: `highwater refresh FILE {} --remove`",
+            plan.name()
+        ),
+        ReadMode::FullRefresh => "give the table another name at the destination (`target: …`), or change the column there yourself".to_owned(),
+    }
 }
 
 /// Lists are compared by what they hold; the name of the item does not matter.
@@ -115,6 +125,8 @@ pub(crate) fn check_identity(
     existing: Option<&ExistingTable>,
 ) -> Result<()> {
     let words = match existing {
+        // A position that was set by hand for a table of which nothing is known.
+        None if record.is_none() => return Ok(()),
         None => "The destination table is gone, and the cursor says that rows were delivered",
         Some(existing) => {
             let expected = record.and_then(|r| r.identity.as_ref());

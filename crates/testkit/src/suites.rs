@@ -147,6 +147,8 @@ macro_rules! suites {
             the_rows_of_all_partitions_are_swapped_in,
             an_empty_read_leaves_an_empty_table,
             the_new_table_has_the_shape_of_this_read,
+            equal_keys_are_all_kept,
+            old_rows_are_counted,
         }
     };
     (@suite state $harness:expr) => {

@@ -79,6 +79,15 @@ fn stream(
     })
 }
 
+/// As `Destination::check_rebuild`.
+///
+/// # Errors
+/// `Unsupported` where old and new rows would be mixed.
+pub(super) fn check_rebuild(table: &TablePlan, supports_refreshes: Option<bool>) -> Result<()> {
+    let rebuilt = TablePlan { rebuild: true, ..table.clone() };
+    mode(&rebuilt, supports_refreshes).map(drop).map_err(|e| e.context("table", table.name()))
+}
+
 fn mode(table: &TablePlan, supports_refreshes: Option<bool>) -> Result<DestinationSyncMode> {
     let is_sure = supports_refreshes == Some(true);
     let needs_generations = table.rebuild && table.write_mode != WriteMode::Replace;

@@ -3,6 +3,7 @@
 mod clear;
 pub mod connector;
 pub mod example;
+mod exported;
 pub mod history;
 pub mod init;
 pub mod install;

@@ -8,6 +8,7 @@ use highwater_core::{
 };
 use serde_json::{Value, json};
 
+use super::exported;
 use crate::args::{Global, PlaceArgs};
 use crate::config::endpoints;
 use crate::exit::Exit;
@@ -205,6 +206,10 @@ async fn set(one: &One, table: &str, to: &str, part: &str, global: &Global) -> R
     let change = Change::open(one, &rest, global).await?;
     let written = async {
         let name = change.known_table(one, table, global).await?;
+        let cursor = match change.is_of_airbyte(one)? {
+            true => exported::unwrapped(cursor, &name)?,
+            false => cursor,
+        };
         let key = CursorKey::from_parts(Some(name), part);
         if let Some(present) = change.state.cursors.get(&key)
             && !is_alike(&present.0, &cursor)
@@ -212,11 +217,12 @@ async fn set(one: &One, table: &str, to: &str, part: &str, global: &Global) -> R
             let error = Error::config("The cursor has another form than the one it replaces");
             return Err(error.context("table", table).hint(form).into());
         }
-        change.put(&[key], Some(&Cursor(cursor.clone()))).await
+        change.put(&[key], Some(&Cursor(cursor.clone()))).await?;
+        Ok::<_, crate::failure::Failure>(cursor)
     };
     let written = written.await;
     change.close().await?;
-    written?;
+    let cursor = written?;
     if global.json {
         output::json(&json!({
             "sync": change.sync, "kept_at": change.store.name,
@@ -382,6 +388,16 @@ impl Change {
             .into())
     }
 
+    /// Whether the source of the sync is a connector of Airbyte, as far as a configuration says so.
+    fn is_of_airbyte(&self, one: &One) -> Result<bool> {
+        if matches!(one.what.what.as_slice(), [only] if endpoints::is_endpoint(only)) {
+            return Ok(false);
+        }
+        let config = inputs::config(&one.what.to_sync_args())?;
+        let mut of_sync = config.sources.iter().filter(|section| section.spec.name == self.sync);
+        Ok(of_sync.any(|section| section.driver.is_airbyte()))
+    }
+
     async fn put(&self, keys: &[CursorKey], cursor: Option<&Cursor>) -> Result<()> {
         let Some(fence) = &self.state.fence else {
             return Err(Error::internal("The state store gave no fence").into());
@@ -406,10 +422,12 @@ impl Change {
         for name in names {
             if !known.iter().any(|t| t.to_string() == *name) {
                 let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-                return Err(Error::config("The table has no state")
-                    .context("table", name)
-                    .hint(crate::config::de::one_of(name, &known))
-                    .into());
+                let hint = match known.is_empty() {
+                    true => "no table of the sync has any: there is nothing to forget".to_owned(),
+                    false => crate::config::de::one_of(name, &known),
+                };
+                let error = Error::config("The table has no state").context("table", name);
+                return Err(error.hint(hint).into());
             }
         }
         for table in known.iter().filter(|t| names.is_empty() || names.contains(&t.to_string())) {

@@ -12,3 +12,4 @@ mod plugins;
 mod several_destinations;
 mod sync;
 mod together;
+mod words;

@@ -212,8 +212,8 @@ impl Contents {
             return Ok(Committed::default());
         }
         if table.rebuild {
-            self.swap(plan, table)?;
-            return Ok(Committed::default());
+            let deleted = self.swap(plan, table)?;
+            return Ok(Committed { deleted, ..Committed::default() });
         }
         self.prepare(plan, table)?;
         if let Some(seconds) = table.history_retention_seconds {

@@ -72,9 +72,11 @@ impl Contents {
         self.tombstones.retain(|(table, _), _| *table != beside.target.name);
     }
 
-    /// Puts the tables beside in the place of the visible ones.
-    pub(super) fn swap(&mut self, plan: &Plan, table: &TablePlan) -> Result<()> {
+    /// Puts the tables beside in the place of the visible ones; how many
+    /// rows of these go.
+    pub(super) fn swap(&mut self, plan: &Plan, table: &TablePlan) -> Result<u64> {
         self.begin_rebuild(plan, table)?;
+        let removed = self.tables.get(&table.target.name).map_or(0, |old| old.rows.len());
         let beside = beside(table);
         let pairs = [
             (table.target.name.clone(), beside.target.name.clone()),
@@ -99,7 +101,7 @@ impl Contents {
             self.tombstones.extend(kept);
         }
         self.drop_beside(&table.target.name, &beside);
-        Ok(())
+        Ok(removed as u64)
     }
 
     /// Drops what earlier runs of a sync left beside and nobody can go on with.

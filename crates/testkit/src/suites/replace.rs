@@ -101,3 +101,22 @@ pub async fn the_new_table_has_the_shape_of_this_read(harness: &dyn Harness) {
     assert_eq!(described.primary_key, ["id"]);
     assert_eq!(described.column_names().count(), 5);
 }
+
+/// Rows with one key are all rows of the read.
+pub async fn equal_keys_are_all_kept(harness: &dyn Harness) {
+    let both = [item(1, "a", 1), item(1, "b", 1), item(2, "c", 1)];
+    for _ in 0..2 {
+        sync(harness, &job(), &[batch(&both)]).await;
+        expect(harness, &both).await;
+    }
+    sync(harness, &job(), &[batch(&both[1..])]).await;
+    expect(harness, &both[1..]).await;
+}
+
+/// The rows that were there before are counted when they go.
+pub async fn old_rows_are_counted(harness: &dyn Harness) {
+    let first = sync(harness, &job(), &[batch(&[item(1, "a", 1), item(2, "b", 1)])]).await;
+    assert_eq!((first.written, first.deleted), (2, 0));
+    let empty = sync(harness, &job(), &[]).await;
+    assert_eq!((empty.written, empty.deleted), (0, 2));
+}

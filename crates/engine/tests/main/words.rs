@@ -1,0 +1,106 @@
+//! What is said of a table, and that it is true: positions set by hand, types, notes.
+
+use arrow_schema::DataType;
+use highwater_core::{
+    Cursor, CursorKey, Destination, LeaseRequest, MetadataColumns, Owner, StateStore, Table,
+    TableName, WriteMode,
+};
+use highwater_engine::{Deletes, Outcome, plan};
+use highwater_testkit::memory::Memory;
+use highwater_testkit::scripted::Step;
+use highwater_testkit::tables::TableChanges;
+use serde_json::json;
+
+use crate::bench::{Bench, upsert};
+
+fn name() -> TableName {
+    TableName::new("t")
+}
+
+async fn notes(bench: &Bench) -> Vec<String> {
+    let planned = plan(&bench.source(), &bench.request).await.unwrap().remove(0);
+    planned.plan.tables[&name()].notes.clone()
+}
+
+async fn set_by_hand(memory: &Memory) {
+    let store: &dyn StateStore = memory.state_store().unwrap();
+    let request = LeaseRequest { owner: Owner::this_process(), take_over: false };
+    let fence = store.open("shop", &request).await.unwrap().fence.unwrap();
+    store.set(&fence, &CursorKey::Table(name()), Some(&Cursor(json!(5)))).await.unwrap();
+    store.release(&fence).await.unwrap();
+}
+
+/// A position that was set before the first sync begins a table.
+#[tokio::test]
+async fn a_position_set_by_hand_starts_a_table() {
+    let (bench, memory) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+    set_by_hand(&memory).await;
+    assert_eq!(bench.run().await.unwrap().outcome(), Outcome::Complete);
+    assert!(memory.rows(&name()).is_some());
+    // What was delivered and dropped is no new table, whatever was set.
+    memory.drop_table(&name());
+    set_by_hand(&memory).await;
+    let summary = bench.run().await.unwrap();
+    let failure = summary.destinations[0].tables[0].error.as_ref().unwrap();
+    assert!(failure.message.contains("gone"), "{}", failure.message);
+}
+
+fn retyped(table: &Table) -> Table {
+    table.clone().with_column(arrow_schema::Field::new("value", DataType::Boolean, true))
+}
+
+/// A type that has changed: what is read incrementally can be read into a new table.
+#[tokio::test]
+async fn a_changed_type_names_the_refresh_that_helps() {
+    for (full, words) in [(false, "highwater refresh FILE t --remove"), (true, "target: …")] {
+        let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+        if full {
+            bench.full_refresh(WriteMode::Append);
+        }
+        bench.run().await.unwrap();
+        bench.tables[0] = retyped(&bench.tables[0]);
+        let planned = plan(&bench.source(), &bench.request).await.unwrap().remove(0);
+        let error = &planned.refused[0].error;
+        assert!(error.hint_text().unwrap().contains(words), "{}", error.full_message());
+        assert!(error.full_message().contains("type needed"), "{}", error.full_message());
+    }
+}
+
+/// A history that is begun when rows are there already does not know of them.
+#[tokio::test]
+async fn a_history_that_begins_now_is_noted() {
+    let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+    bench.request.tables[0].write_mode = Some(WriteMode::Overwrite);
+    bench.run().await.unwrap();
+    bench.request.tables[0].write_mode = Some(WriteMode::AppendDedup);
+    let begins = |notes: &[String]| notes.iter().any(|note| note.contains("history begins"));
+    assert!(begins(&notes(&bench).await));
+    bench.run().await.unwrap();
+    assert!(!begins(&notes(&bench).await));
+}
+
+/// Columns that stay and are filled are not called NULL.
+#[tokio::test]
+async fn metadata_columns_that_stay_are_filled_on() {
+    let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+    bench.request.targets[0].metadata_columns = MetadataColumns::CloudQuery;
+    bench.run().await.unwrap();
+    bench.request.targets[0].metadata_columns = MetadataColumns::None;
+    let notes = notes(&bench).await;
+    assert!(notes.iter().any(|note| note.contains("filled on: _cq_source_name")), "{notes:?}");
+    assert!(notes.iter().all(|note| !note.contains("NULL from now on")), "{notes:?}");
+}
+
+/// A sweep that deletes says nothing of rows that stay.
+#[tokio::test]
+async fn deletions_by_a_sweep_are_not_said_to_stay() {
+    for deletes in [None, Some(Deletes::Reconcile)] {
+        let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+        bench.request.targets[0].metadata_columns = MetadataColumns::CloudQuery;
+        bench.request.tables[0].write_mode = Some(WriteMode::OverwriteDeleteStale);
+        bench.request.tables[0].deletes = deletes;
+        let notes = notes(&bench).await;
+        let stay = notes.iter().any(|note| note.contains("stay at the destination"));
+        assert_eq!(stay, deletes.is_none(), "{notes:?}");
+    }
+}
