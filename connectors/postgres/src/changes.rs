@@ -222,7 +222,8 @@ pub(crate) async fn make_beside(
     if recreated.contains(plan, table, there.as_ref()) {
         return Ok(None);
     }
-    let name = with_schema(session, &derived::replacement(table, &PostgresDialect)).await?;
+    let name =
+        with_schema(session, &derived::replacement(table, &plan.sync, &PostgresDialect)).await?;
     let mut beside = table.clone();
     let mut target = (*table.target).clone();
     target.name = name;

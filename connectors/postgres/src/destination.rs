@@ -13,6 +13,7 @@ use highwater_core::{
     Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table, TableName, TablePlan,
     TableRecord, WriteMode, Writer,
 };
+use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, derived, merge};
 use tokio_postgres::types::{ToSql, Type};
 
@@ -67,6 +68,7 @@ pub(crate) struct PostgresDestination {
     /// Tables that this run has finished.
     finished: Mutex<BTreeSet<TableName>>,
     recreated: Recreated,
+    begun: Begun,
 }
 
 impl PostgresDestination {
@@ -78,6 +80,7 @@ impl PostgresDestination {
             store,
             finished: Mutex::default(),
             recreated: Recreated::default(),
+            begun: Begun::default(),
         }
     }
 
@@ -112,11 +115,12 @@ impl PostgresDestination {
         table: &TablePlan,
         fence: &Fence,
     ) -> Result<Committed> {
+        let made = self.begun.has(plan, table.name());
         let finished = self.was_finished(session, plan, table, fence).await?;
         let mut committed = Committed::default();
         if table.rebuild {
             if !finished {
-                committed.deleted = rebuild::swap(session, plan, table, fence).await?;
+                committed.deleted = rebuild::swap(session, plan, table, fence, made).await?;
             }
         } else {
             if !table.changes.is_empty() {
@@ -132,7 +136,7 @@ impl PostgresDestination {
             committed += delete_stale(session, plan, table).await?;
         }
         if derived::remembers_keys(table) && !finished {
-            committed.deleted += upkeep::end_sweep(session, plan, table, fence).await?;
+            committed.deleted += upkeep::end_sweep(session, plan, table, fence, made).await?;
         }
         if let (WriteMode::AppendDedup, Some(seconds)) =
             (table.write_mode, table.history_retention_seconds)
@@ -311,7 +315,8 @@ impl Destination for PostgresDestination {
         fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
         let (connector, recreated) = (self.connector.clone(), self.recreated.clone());
-        Ok(Box::new(PostgresWriter::new(connector, plan, partition, fence, recreated)))
+        let begun = self.begun.clone();
+        Ok(Box::new(PostgresWriter::new(connector, plan, partition, fence, recreated, begun)))
     }
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {

@@ -10,9 +10,9 @@
 use std::sync::Arc;
 
 use highwater_core::{
-    Error, Fence, Plan, ReadMode, Result, SchemaChange, State, Table, TableName, TablePlan,
-    WriteMode,
+    Error, Fence, Plan, Result, SchemaChange, State, Table, TableName, TablePlan, WriteMode,
 };
+use highwater_sql::rebuild::Beside;
 use highwater_sql::{Dialect, ddl, derived, rebuild};
 use tokio_postgres::types::Type;
 use xxhash_rust::xxh3::xxh3_64;
@@ -73,13 +73,13 @@ pub(crate) async fn in_schema(session: &Session, table: &TablePlan) -> Result<Ta
     Ok(TablePlan { target: Arc::new(target), ..table.clone() })
 }
 
-/// The plan by which a rebuild writes its rows. The tables are there when a writer looks.
-pub(crate) fn beside(table: &TablePlan) -> TablePlan {
-    TablePlan { changes: Vec::new(), ..derived::beside(table, &PostgresDialect) }
+/// The plan by which a rebuild of a sync writes its rows. The tables are there when a writer looks.
+pub(crate) fn beside(table: &TablePlan, sync: &str) -> TablePlan {
+    TablePlan { changes: Vec::new(), ..derived::beside(table, sync, &PostgresDialect) }
 }
 
 /// Makes the tables beside in the open transaction, unless this generation has begun them. What
-/// another one has left is dropped.
+/// another one has left is dropped. `made` says that this run has made them.
 ///
 /// # Errors
 /// `Schema` when the rows of this run do not fit what an earlier run has left, or that is gone;
@@ -89,21 +89,21 @@ pub(crate) async fn ensure(
     plan: &Plan,
     table: &TablePlan,
     fence: &Fence,
+    made: bool,
 ) -> Result<()> {
-    let beside = beside(&in_schema(session, table).await?);
+    let beside = beside(&in_schema(session, table).await?, &plan.sync);
     let name = &beside.target.name;
     changes::lock(session, name).await?;
     let found = mark_of(session, &plan.sync, name).await?;
     let own = rebuild::mark(&plan.sync_id, table);
-    if let Some(mark) = found.filter(|mark| rebuild::goes_on(mark, &plan.sync_id, table)) {
-        return if mark == own { Ok(()) } else { fit(session, &beside).await };
-    }
-    let goes_on = table.read_mode == ReadMode::Incremental || table.source.resumable;
-    if goes_on && plan.state_with_data && store::is_begun(session, fence, table).await? {
-        return Err(Error::schema("The rows that were read so far are not there any more")
-            .context("table", table.name())
-            .context("table of these rows", name)
-            .hint(format!("to begin again: `highwater refresh {}`", table.name())));
+    let begun = made
+        || (plan.state_with_data
+            && rebuild::is_begun(table, &store::state(session, &fence.sync).await?));
+    match rebuild::decide(found.as_deref(), &plan.sync_id, table, begun) {
+        Beside::Keep => return Ok(()),
+        Beside::Fit => return fit(session, &beside).await,
+        Beside::Lost => return Err(rebuild::lost(table, name)),
+        Beside::Begin => {}
     }
     drop_all(session, &beside).await?;
     if let Some(schema) = &name.namespace {
@@ -175,12 +175,12 @@ pub(crate) async fn drop_table(session: &Session, name: &TableName) -> Result<()
     session.run("drop a table that is of no use any more", &statement).await
 }
 
-/// Removes what is beside a table, for good.
+/// Removes what a sync has beside a table, for good.
 ///
 /// # Errors
 /// As the server's.
-pub(crate) async fn discard(session: &Session, table: &TablePlan) -> Result<()> {
-    drop_all(session, &beside(&in_schema(session, table).await?)).await
+pub(crate) async fn discard(session: &Session, sync: &str, table: &TablePlan) -> Result<()> {
+    drop_all(session, &beside(&in_schema(session, table).await?, sync)).await
 }
 
 /// Removes what earlier runs of the sync have left and nobody can go on with, in the open
@@ -222,11 +222,12 @@ pub(crate) async fn swap(
     plan: &Plan,
     table: &TablePlan,
     fence: &Fence,
+    made: bool,
 ) -> Result<u64> {
     // Without a partition there was no writer, and the new table is empty.
-    ensure(session, plan, table, fence).await?;
+    ensure(session, plan, table, fence, made).await?;
     let table = in_schema(session, table).await?;
-    let beside = beside(&table);
+    let beside = beside(&table, &plan.sync);
     if table.write_mode == WriteMode::Replace {
         keys::add_if_unique(session, &beside.target).await?;
     }

@@ -10,7 +10,7 @@ use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
     Checkpoint, Cursor, CursorKey, Error, ErrorKind, Fence, Instant, Lease, LeaseRequest, Result,
-    State, StateStore, TableName, TablePlan, TableRecord,
+    State, StateStore, TableName, TableRecord,
 };
 use highwater_sql::Dialect;
 use highwater_sql::state::{StateSql, fenced, key_columns, key_from_columns};
@@ -151,26 +151,6 @@ impl PostgresStore {
         transaction.rows(sql, &[&pattern]).await?;
         transaction.commit().await
     }
-
-    async fn state(transaction: &Transaction<'_>, sync: &str) -> Result<State> {
-        let mut state = State::default();
-        for row in transaction.rows(&SQL.look_at_lease(false), &[&sync]).await? {
-            state.lease = Some(lease(&row)?);
-        }
-        for row in transaction.rows(&SQL.cursors(), &[&sync]).await? {
-            let (namespace, name, partition, position): (String, String, String, String) =
-                (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?, get(&row, 3)?);
-            let key = key_from_columns(&namespace, &name, &partition);
-            state.cursors.insert(key, Cursor(parse(&position)?));
-        }
-        let present = columns_of_tables(&transaction.session).await?;
-        let statement = SQL.tables(|column| has(&present, column));
-        for row in transaction.rows(&statement, &[&sync]).await? {
-            let (table, record) = record(&row)?;
-            state.tables.insert(table, record);
-        }
-        Ok(state)
-    }
 }
 
 #[async_trait]
@@ -198,7 +178,7 @@ impl StateStore for PostgresStore {
         };
         let epoch: i64 = get(row, 0)?;
         transaction.run(&SQL.forget_sequences(), &[&sync, &epoch]).await?;
-        let mut state = Self::state(&transaction, sync).await?;
+        let mut state = state(&transaction.session, sync).await?;
         rebuild::drop_leftovers(&transaction.session, sync, &state).await?;
         transaction.commit().await?;
         crash::at(CrashPoint::LeaseTaken);
@@ -250,7 +230,7 @@ impl StateStore for PostgresStore {
         let Some(transaction) = self.begin_if_exists().await? else {
             return Ok(State::default());
         };
-        let state = Self::state(&transaction, sync).await?;
+        let state = state(&transaction.session, sync).await?;
         transaction.commit().await?;
         Ok(state)
     }
@@ -362,29 +342,29 @@ pub(crate) async fn finished_epoch(
     Ok(found.map(unsigned))
 }
 
-/// Whether the state says that the plan's generation has begun to be rebuilt, and that rows of it
-/// need not be read again: they have to be in the tables beside.
-pub(crate) async fn is_begun(session: &Session, fence: &Fence, table: &TablePlan) -> Result<bool> {
-    let failed = |e| session.error("read the table's record", e);
-    let rows = session.query(&SQL.tables(|_| true), &[&fence.sync]).await.map_err(failed)?;
-    let mut is_begun = false;
-    for row in &rows {
-        let (name, record) = record(row)?;
-        is_begun |= name == *table.name()
-            && record.rebuild
-            && record.generation == table.generation
-            && record.finished_generation != Some(table.generation);
+/// The state of a sync, without its fence.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn state(session: &Session, sync: &str) -> Result<State> {
+    let failed = |error| session.error("read the state", error);
+    let mut state = State::default();
+    for row in session.query(&SQL.look_at_lease(false), &[&sync]).await.map_err(failed)? {
+        state.lease = Some(lease(&row)?);
     }
-    if !is_begun {
-        return Ok(false);
+    for row in session.query(&SQL.cursors(), &[&sync]).await.map_err(failed)? {
+        let (namespace, name, partition, position): (String, String, String, String) =
+            (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?, get(&row, 3)?);
+        let key = key_from_columns(&namespace, &name, &partition);
+        state.cursors.insert(key, Cursor(parse(&position)?));
     }
-    let rows = session.query(&SQL.cursors(), &[&fence.sync]).await.map_err(failed)?;
-    for row in &rows {
-        if table_from_columns(get(row, 0)?, get(row, 1)?) == *table.name() {
-            return Ok(true);
-        }
+    let present = columns_of_tables(session).await?;
+    let statement = SQL.tables(|column| has(&present, column));
+    for row in session.query(&statement, &[&sync]).await.map_err(failed)? {
+        let (table, record) = record(&row)?;
+        state.tables.insert(table, record);
     }
-    Ok(false)
+    Ok(state)
 }
 
 /// The columns of `tables`, as they are: an older version made fewer.

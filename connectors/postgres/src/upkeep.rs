@@ -8,9 +8,11 @@
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
-use highwater_core::{Committed, Error, Fence, Plan, Result, Table, TablePlan, WriteMode};
+use highwater_core::{
+    Committed, Error, Fence, Plan, Result, Table, TableName, TablePlan, WriteMode,
+};
 use highwater_sql::merge::{self, Counts};
-use highwater_sql::{Dialect, ddl, derived, sweep};
+use highwater_sql::{Dialect, clear, ddl, derived, sweep};
 use tokio_postgres::types::ToSql;
 
 use crate::catalog::get;
@@ -31,8 +33,8 @@ struct Seen {
 
 impl Seen {
     /// The plan names the schema.
-    fn of(plan: &TablePlan) -> Self {
-        let mut table = derived::seen(plan, &PostgresDialect);
+    fn of(plan: &TablePlan, sync: &str) -> Self {
+        let mut table = derived::seen(plan, sync, &PostgresDialect);
         let fields = table.schema.fields();
         let complete = fields.iter().find(|field| !field.is_nullable());
         let complete = complete.map(|field| field.name().clone());
@@ -98,17 +100,26 @@ impl Seen {
     }
 }
 
-/// Makes the table of the keys that a sweep sees, empty unless this run has made it.
+/// Makes the table of the keys that a sweep sees, empty unless this run has made it. `made` says
+/// that it has.
 ///
 /// # Errors
-/// As the server's.
-pub(crate) async fn remember_keys(session: &Session, run: &Plan, plan: &TablePlan) -> Result<()> {
+/// `Transient` when keys that were seen are gone; else as the server's.
+pub(crate) async fn remember_keys(
+    session: &Session,
+    run: &Plan,
+    plan: &TablePlan,
+    made: bool,
+) -> Result<()> {
     let plan = rebuild::in_schema(session, plan).await?;
-    let seen = Seen::of(&plan);
+    let seen = Seen::of(&plan, &run.sync);
     // Not that of the user's table: another writer of the run may be loading it for long.
     changes::lock(session, &seen.table.name).await?;
     if seen.is_of(session, run).await? {
         return Ok(());
+    }
+    if made {
+        return Err(sweep::lost(&plan, &seen.table.name));
     }
     seen.create(session, run, &plan).await
 }
@@ -117,17 +128,18 @@ pub(crate) async fn remember_keys(session: &Session, run: &Plan, plan: &TablePla
 ///
 /// # Errors
 /// As the server's.
-pub(crate) async fn remember_all(session: &Session, plan: &TablePlan) -> Result<()> {
+pub(crate) async fn remember_all(session: &Session, run: &Plan, plan: &TablePlan) -> Result<()> {
     let key = ddl::quoted(&PostgresDialect, &plan.target.primary_key);
     let statement = format!(
         "INSERT INTO {} ({key}) SELECT {key} FROM {} ON CONFLICT DO NOTHING",
-        PostgresDialect.table(&derived::seen(plan, &PostgresDialect).name),
+        PostgresDialect.table(&derived::seen(plan, &run.sync, &PostgresDialect).name),
         PostgresDialect.table(&plan.target.name),
     );
     session.run("remember keys", &statement).await
 }
 
-/// Deletes the rows that a sweep did not bring; returns how many. Called once per run.
+/// Deletes the rows that a sweep did not bring; returns how many. Called once per run. `made` is
+/// that of [`remember_keys`].
 ///
 /// # Errors
 /// `Transient` when the server has lost the keys that were seen; else as the server's.
@@ -136,13 +148,17 @@ pub(crate) async fn end_sweep(
     run: &Plan,
     plan: &TablePlan,
     fence: &Fence,
+    made: bool,
 ) -> Result<u64> {
     let plan = &rebuild::in_schema(session, plan).await?;
-    let seen = Seen::of(plan);
+    let seen = Seen::of(plan, &run.sync);
     if !seen.is_of(session, run).await? {
         if !run.state_with_data {
             // It may have been done already.
             return Ok(0);
+        }
+        if made {
+            return Err(sweep::lost(plan, &seen.table.name));
         }
         // The run has committed nothing: nothing was brought.
         seen.create(session, run, plan).await?;
@@ -184,7 +200,7 @@ pub(crate) async fn compact(session: &Session, plan: &TablePlan) -> Result<u64> 
     removed.map_err(|e| session.error("compact the history", e).context("table", plan.name()))
 }
 
-/// Removes every row of a table and all that belongs to it; the state is forgotten too where it
+/// Removes every row of the sync from a table and all that belongs to it; the state is forgotten too where it
 /// is kept here.
 ///
 /// # Errors
@@ -197,17 +213,22 @@ pub(crate) async fn clear(
 ) -> Result<Committed> {
     let table = rebuild::in_schema(session, plan).await?;
     let mut committed = Committed::default();
-    for (at, part) in derived::all(&table, &PostgresDialect).iter().enumerate() {
+    let mut parts = Vec::new();
+    for part in derived::all(&table, &PostgresDialect) {
         let Some(there) = changes::find(session, &part.name).await? else { continue };
         changes::check_kind(&there)?;
-        let statement = format!("DELETE FROM {}", PostgresDialect.table(&part.name));
+        parts.push(part.name);
+    }
+    let exists = |name: &TableName| parts.contains(name);
+    for (name, statement) in clear::statements(&PostgresDialect, run, &table, exists) {
         let removed = session.execute_typed(&statement, &[]).await;
         let removed =
-            removed.map_err(|e| session.error("remove rows", e).context("table", &part.name))?;
-        committed.deleted += if at == 0 { removed } else { 0 };
+            removed.map_err(|e| session.error("remove rows", e).context("table", &name))?;
+        committed.deleted += if name == table.target.name { removed } else { 0 };
     }
-    rebuild::discard(session, &table).await?;
-    rebuild::drop_table(session, &derived::seen(&table, &PostgresDialect).name).await?;
+    rebuild::discard(session, &run.sync, &table).await?;
+    let seen = derived::seen(&table, &run.sync, &PostgresDialect);
+    rebuild::drop_table(session, &seen.name).await?;
     if run.state_with_data {
         store::forget(session, fence, plan.name()).await?;
     }

@@ -19,6 +19,7 @@ use highwater_core::{
     Plan, Result, SchemaChange, TableName, TablePlan, WriteMode, Writer,
 };
 use highwater_sql::state::{StateSql, fenced};
+use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, ddl, derived};
 
 use crate::changes::{self, Recreated};
@@ -44,6 +45,8 @@ pub(crate) struct PostgresWriter {
     fence: Fence,
     /// Tables that the run has made anew.
     recreated: Recreated,
+    /// Tables for which the run has made tables of its own, and committed them.
+    begun: Begun,
     /// The tables of the partition.
     tables: Vec<TableName>,
     /// What its commits are counted under.
@@ -65,6 +68,7 @@ impl PostgresWriter {
         partition: &Partition,
         fence: &Fence,
         recreated: Recreated,
+        begun: Begun,
     ) -> Self {
         let names: Vec<String> = partition.tables.iter().map(ToString::to_string).collect();
         Self {
@@ -73,6 +77,7 @@ impl PostgresWriter {
             written: Arc::new(written(plan)),
             fence: fence.clone(),
             recreated,
+            begun,
             tables: partition.tables.clone(),
             name: format!("{}#{}", names.join(","), partition.id),
             sequence: 0,
@@ -113,9 +118,10 @@ impl PostgresWriter {
         for table in self.tables()? {
             changes::add_labels(&session, &table).await?;
             let planned = self.plan.tables.get(table.name()).unwrap_or(&table);
+            let made = self.begun.has(&self.plan, table.name());
             if planned.rebuild {
                 self.begin_fenced(&session).await?;
-                rebuild::ensure(&session, &self.plan, planned, &self.fence).await?;
+                rebuild::ensure(&session, &self.plan, planned, &self.fence, made).await?;
                 session.run("commit", "COMMIT").await?;
                 crash::at(CrashPoint::StageCreated);
             } else if !table.changes.contains(&SchemaChange::Recreate) {
@@ -124,9 +130,10 @@ impl PostgresWriter {
             }
             if derived::remembers_keys(&table) {
                 self.begin_fenced(&session).await?;
-                upkeep::remember_keys(&session, &self.plan, &table).await?;
+                upkeep::remember_keys(&session, &self.plan, &table, made).await?;
                 session.run("commit", "COMMIT").await?;
             }
+            self.begun.add(&self.plan, table.name());
         }
         let backend = outcome::backend(&session).await?;
         Ok((session, backend))
@@ -318,7 +325,7 @@ pub(crate) fn seconds_before(instant: Instant, seconds: u64) -> i64 {
 fn written(plan: &Plan) -> Plan {
     let mut written = plan.clone();
     for table in written.tables.values_mut().filter(|table| table.rebuild) {
-        *table = rebuild::beside(table);
+        *table = rebuild::beside(table, &plan.sync);
     }
     written
 }

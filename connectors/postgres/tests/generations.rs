@@ -107,7 +107,7 @@ async fn rows_that_were_read_and_are_gone_are_missed() {
     let run = Run::open(&system, &job).await;
     run.commit(&[row(2)], 1).await;
     drop(run);
-    database.execute("DROP TABLE _highwater_items_new");
+    database.execute("DROP TABLE _highwater_items_eb86332c_new");
     let refused = error(try_sync(&system, &job, &[row(3)]).await.map(drop));
     assert_eq!(refused.kind(), ErrorKind::Schema, "{refused}");
     assert_eq!(refused.hint_text(), Some("to begin again: `highwater refresh items`"));
@@ -183,7 +183,12 @@ async fn a_sweep_whose_keys_the_server_has_lost_deletes_nothing() {
     let run = Run::open(&system, &job.clone().sweeping()).await;
     run.commit(&rows, 1).await;
     // As a crash of the server does it.
-    database.execute("TRUNCATE _highwater_items_seen");
+    database.execute("TRUNCATE _highwater_items_eb86332c_seen");
+    let refused = error(run.try_finish().await);
+    assert_eq!(refused.kind(), ErrorKind::Transient, "{refused}");
+    assert_eq!(count(&visible(&system, &job).await), 2);
+    // As nobody should do it.
+    database.execute("DROP TABLE _highwater_items_eb86332c_seen");
     let refused = error(run.try_finish().await);
     assert_eq!(refused.kind(), ErrorKind::Transient, "{refused}");
     assert_eq!(count(&visible(&system, &job).await), 2);
@@ -277,8 +282,8 @@ async fn of_two_rows_of_an_interrupted_read_the_later_one_stays() {
     run.commit(&[upsert(&items(&job.table, &rows))], 1).await;
     drop(run);
     // There is room in front of the old row now.
-    database.execute("DELETE FROM _highwater_items_new WHERE id <> 1");
-    database.execute("VACUUM _highwater_items_new");
+    database.execute("DELETE FROM _highwater_items_eb86332c_new WHERE id <> 1");
+    database.execute("VACUUM _highwater_items_eb86332c_new");
     let new = item(1, "new", 1);
     sync(&system, &job, &[upsert(&items(&job.table, std::slice::from_ref(&new)))]).await;
     assert_same(&visible(&system, &job).await, &[items(&job.table, &[new])]);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use highwater_core::{SchemaChange, Table, TableName, TablePlan, WriteMode};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dialect::Dialect;
 
@@ -42,24 +43,30 @@ pub fn tombstones(plan: &TablePlan, dialect: &dyn Dialect) -> Table {
         .with_primary_key(plan.target.primary_key.clone())
 }
 
-/// The table that a rebuild ([`TablePlan::rebuild`]) fills before it is swapped in.
-pub fn replacement(plan: &TablePlan, dialect: &dyn Dialect) -> TableName {
-    let name = format!("_highwater_{}", plan.target.name.name);
-    plan.target.name.renamed(dialect.derived_name(&name, "_new"))
+/// The table that a rebuild ([`TablePlan::rebuild`]) of a sync fills before it is swapped in.
+pub fn replacement(plan: &TablePlan, sync: &str, dialect: &dyn Dialect) -> TableName {
+    plan.target.name.renamed(dialect.derived_name(&of_sync(plan, sync), "_new"))
+}
+
+/// What the names of tables begin with that belong to one sync while it works on a table. Several
+/// syncs may work on the same one.
+fn of_sync(plan: &TablePlan, sync: &str) -> String {
+    let hash = xxh3_64(sync.as_bytes()) >> 32;
+    format!("_highwater_{}_{hash:08x}", plan.target.name.name)
 }
 
 /// The plan by which a rebuild writes: everything is as in `plan`, but the target is the table
 /// beside, so that its history and tombstones have names of their own too ([`all`]), and its only
 /// change is to be made. Writing needs no other code than for a plan without a rebuild.
 ///
-/// How to use it: a writer makes the tables of `all(&beside(plan))` in its first commit, marked
+/// How to use it: a writer makes the tables of `all(&beside(plan, sync))` in its first commit, marked
 /// with sync and generation, unless they are there with that mark already; it stages, merges and
-/// deletes by `beside(plan)`, and keeps its records by `plan`. `finish` puts each table of
-/// `all(&beside(plan))` in the place of the one of `all(plan)`, except the tombstones where
+/// deletes by `beside(plan, sync)`, and keeps its records by `plan`. `finish` puts each table of
+/// `all(&beside(plan, sync))` in the place of the one of `all(plan)`, except the tombstones where
 /// [`keeps_tombstones`] is false: they are dropped.
-pub fn beside(plan: &TablePlan, dialect: &dyn Dialect) -> TablePlan {
+pub fn beside(plan: &TablePlan, sync: &str, dialect: &dyn Dialect) -> TablePlan {
     let mut target = plan.target.as_ref().clone();
-    target.name = replacement(plan, dialect);
+    target.name = replacement(plan, sync, dialect);
     TablePlan {
         target: Arc::new(target),
         rebuild: false,
@@ -92,12 +99,12 @@ pub fn keeps_tombstones(plan: &TablePlan) -> bool {
 }
 
 /// The keys that a sweep has seen: the key columns of the target. It belongs to one run, whose
-/// mark it carries; every commit of that run adds to it ([`crate::merge::steps`]), and
+/// mark it carries, and has a name of its sync; every commit of that run adds to it ([`crate::merge::steps`]), and
 /// [`crate::sweep`] takes it away at the end.
-pub fn seen(plan: &TablePlan, dialect: &dyn Dialect) -> Table {
+pub fn seen(plan: &TablePlan, sync: &str, dialect: &dyn Dialect) -> Table {
     let key = &plan.target.primary_key;
     let fields = key.iter().filter_map(|name| plan.target.field(name).cloned()).collect();
-    let name = dialect.derived_name(&format!("_highwater_{}", plan.target.name.name), "_seen");
+    let name = dialect.derived_name(&of_sync(plan, sync), "_seen");
     Table::new(plan.target.name.renamed(name), fields).with_primary_key(key.clone())
 }
 

@@ -51,6 +51,15 @@ pub trait Dialect: Send + Sync {
         format!("{left} IS NOT DISTINCT FROM {right}")
     }
 
+    /// Whether two expressions of a column of the key are the same. Where it cannot be NULL, a plain
+    /// comparison does, which can use an index or be hashed.
+    fn same_key(&self, left: &str, right: &str, field: Option<&Field>) -> String {
+        match field.is_some_and(|field| !field.is_nullable()) {
+            true => format!("{left} = {right}"),
+            false => self.same(left, right),
+        }
+    }
+
     /// The n-th parameter of a statement, from 1.
     fn parameter(&self, n: usize) -> String;
 

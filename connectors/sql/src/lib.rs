@@ -6,6 +6,7 @@
 
 pub mod belongings;
 pub mod boundary;
+pub mod clear;
 pub mod ddl;
 pub mod deletion;
 pub mod derived;

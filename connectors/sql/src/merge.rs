@@ -6,7 +6,8 @@
 //! The rules (design: write modes): of several staged rows with one key the winner is the one
 //! with the greatest value of [`TablePlan::order_by`], NULL lowest, then the later arrival; without
 //! that column the later arrival. A row never replaces a greater one, also across syncs. Keys
-//! match null-safely. A deletion leaves a tombstone, so that a late older row stays deleted. The
+//! match null-safely. A deletion without a value of that column goes by its arrival: it removes
+//! what came before it and nothing that comes after. A deletion leaves a tombstone, so that a late older row stays deleted. The
 //! other modes take what arrives last.
 //!
 //! A sweep remembers the keys that it sees, and in `append-dedup` a row that is as it was is left
@@ -46,17 +47,18 @@ pub struct Step {
 }
 
 /// The steps that merge the staging table `staging` (an identifier, quoted) into the target of
-/// `plan`. `instant` turns a parameter of microseconds since 1970 into the stored type of
+/// `plan`, in a run of `sync`. `instant` turns a parameter of microseconds since 1970 into the stored type of
 /// [`SYNCED_AT`]. Only for `overwrite`, `overwrite-delete-stale` with a key, `append-dedup` and
 /// `replace-dedup`; the other modes write rows where they belong at once. A rebuild passes
 /// [`derived::beside`]. Where [`derived::remembers_keys`], the table [`derived::seen`] is there.
 pub fn steps(
     dialect: &dyn Dialect,
+    sync: &str,
     plan: &TablePlan,
     staging: &str,
     instant: impl Fn(&str) -> String,
 ) -> Vec<Step> {
-    let merge = Merge { dialect, plan, staging };
+    let merge = Merge { dialect, sync, plan, staging };
     let dedup = plan.write_mode == WriteMode::AppendDedup;
     let mut steps = Vec::new();
     if derived::remembers_keys(plan) {
@@ -68,6 +70,7 @@ pub fn steps(
     if dedup {
         steps.push(merge.append_history(&instant(&dialect.parameter(2))));
     }
+    steps.extend(merge.undone());
     steps.push(merge.fold());
     if derived::is_ordered(plan.write_mode) {
         steps.extend(merge.tombstones());
@@ -97,23 +100,40 @@ pub fn prune_history(
 }
 
 /// The statement that leaves the latest record of each key in the history: the greatest value of
-/// [`TablePlan::order_by`], NULL lowest, then the latest arrival. The affected rows are what went.
+/// [`TablePlan::order_by`], NULL lowest, then the latest arrival; none from before a deletion that
+/// goes by its arrival. The affected rows are what went.
 pub fn compact_history(dialect: &dyn Dialect, plan: &TablePlan) -> String {
     let sequence = dialect.quote(SEQUENCE);
-    let order = match order_by(plan) {
+    let row = dialect.row_id().map_or_else(|| sequence.clone(), str::to_owned);
+    let key = quoted(dialect, &plan.target.primary_key);
+    let history = dialect.table(&derived::history(plan, dialect).name);
+    let (from, order) = match order_by(plan) {
         Some(field) => {
-            let column = dialect.ordered(&dialect.quote(field.name()), field);
-            format!("{column} DESC NULLS LAST, {sequence} DESC")
+            let column = dialect.quote(field.name());
+            let undone = format!(
+                "max(CASE WHEN {} = 'd' AND {column} IS NULL THEN {sequence} END) \
+                 OVER (PARTITION BY {key})",
+                dialect.quote(OPERATION),
+            );
+            let from = format!(
+                "(SELECT *, {row} AS _highwater_row, {undone} AS _highwater_undone FROM {history}) AS known"
+            );
+            let order = format!(
+                "CASE WHEN {sequence} < _highwater_undone THEN 1 ELSE 0 END, \
+                 {} DESC NULLS LAST, {sequence} DESC",
+                dialect.ordered(&column, field),
+            );
+            (from, order)
         }
-        None => format!("{sequence} DESC"),
+        None => (
+            format!("(SELECT *, {row} AS _highwater_row FROM {history}) AS known"),
+            format!("{sequence} DESC"),
+        ),
     };
-    let row = dialect.row_id().map_or(sequence, str::to_owned);
     format!(
-        "DELETE FROM {history} WHERE {row} IN (SELECT {row} FROM (\
-         SELECT {row}, row_number() OVER (PARTITION BY {key} ORDER BY {order}) AS place \
-         FROM {history}) AS placed WHERE place > 1)",
-        history = dialect.table(&derived::history(plan, dialect).name),
-        key = quoted(dialect, &plan.target.primary_key),
+        "DELETE FROM {history} WHERE {row} IN (SELECT _highwater_row FROM (\
+         SELECT _highwater_row, row_number() OVER (PARTITION BY {key} ORDER BY {order}) AS place \
+         FROM {from}) AS placed WHERE place > 1)",
     )
 }
 
@@ -130,6 +150,7 @@ const OF_THE_READ: [&str; 5] = [SYNC_TIME, RAW_ID, EXTRACTED_AT, META, GENERATIO
 
 struct Merge<'a> {
     dialect: &'a dyn Dialect,
+    sync: &'a str,
     plan: &'a TablePlan,
     staging: &'a str,
 }
@@ -137,7 +158,7 @@ struct Merge<'a> {
 impl Merge<'_> {
     /// Keys of rows that are there, for the end of the sweep.
     fn remember_keys(&self) -> Step {
-        let seen = derived::seen(self.plan, self.dialect);
+        let seen = derived::seen(self.plan, self.sync, self.dialect);
         let values: Vec<_> =
             seen.schema.fields().iter().map(|f| self.staged_value(f, "s.")).collect();
         step(
@@ -176,16 +197,7 @@ impl Merge<'_> {
         };
         let from_final = differs(&|f| format!("t.{}", q(f.name())));
         let from_other = differs(&|f| self.staged_value(f, "o."));
-        let key = &self.plan.target.primary_key;
-        let same_staged = key.iter().map(|k| {
-            let (other, this) = (format!("o.{}", q(k)), format!("s.{}", q(k)));
-            match self.plan.target.field(k).is_some_and(|field| !field.is_nullable()) {
-                // A plain comparison can be hashed.
-                true => format!("{other} = {this}"),
-                false => self.dialect.same(&other, &this),
-            }
-        });
-        let same_staged: Vec<_> = same_staged.collect();
+        let same_staged = self.same_staged("o", "s");
         step(
             Counts::Nothing,
             format!(
@@ -197,7 +209,6 @@ impl Merge<'_> {
                 op = q(OPERATION),
                 table = self.dialect.table(&self.plan.target.name),
                 matches = self.same_key("t", "s"),
-                same_staged = same_staged.join(" AND "),
             ),
         )
     }
@@ -226,6 +237,31 @@ impl Merge<'_> {
             counts: Counts::Nothing,
             passes: Some(highwater_core::CrashPoint::CommitHistory),
         }
+    }
+
+    /// Removes what came before a deletion of its key that has no place in the order: staged rows
+    /// and the row that is there. What came after it is merged as if that had never been.
+    fn undone(&self) -> Vec<Step> {
+        let Some(field) = self.cursor() else { return Vec::new() };
+        let column = self.dialect.quote(field.name());
+        let (op, ordinal) = (self.dialect.quote(OPERATION), self.dialect.quote(ORDINAL));
+        let (staging, same) = (self.staging, self.same_staged("o", "s"));
+        // Mostly there is none, and nothing is looked up.
+        let any = format!(
+            "EXISTS (SELECT 1 FROM {staging} AS a WHERE a.{op} = 'd' AND a.{column} IS NULL)"
+        );
+        let staged = format!(
+            "DELETE FROM {staging} AS s WHERE {any} \
+             AND EXISTS (SELECT 1 FROM {staging} AS o WHERE {same} AND o.{op} = 'd' \
+             AND o.{column} IS NULL AND o.{ordinal} > s.{ordinal})"
+        );
+        let there = format!(
+            "DELETE FROM {} AS t WHERE {any} AND EXISTS (SELECT 1 FROM {staging} AS s \
+             WHERE {} AND s.{op} = 'd' AND s.{column} IS NULL)",
+            self.dialect.table(&self.plan.target.name),
+            self.same_key("t", "s"),
+        );
+        vec![step(Counts::Nothing, staged), step(Counts::Deleted, there)]
     }
 
     /// Leaves one staged row per key: the winner.
@@ -436,15 +472,15 @@ impl Merge<'_> {
                     || format!("{s}.{name}"),
                     |f| self.staged_value(f, &format!("{s}.")),
                 );
-                if field.is_some_and(|f| !f.is_nullable()) {
-                    // A plain comparison can use the index.
-                    format!("{t}.{name} = {staged}")
-                } else {
-                    self.dialect.same(&format!("{t}.{name}"), &staged)
-                }
+                self.dialect.same_key(&format!("{t}.{name}"), &staged, field)
             })
             .collect();
         parts.join(" AND ")
+    }
+
+    /// Whether two staged rows have the same key.
+    fn same_staged(&self, left: &str, right: &str) -> String {
+        same_key(self.dialect, self.plan, left, right)
     }
 
     fn columns(&self) -> String {
@@ -461,6 +497,16 @@ impl Merge<'_> {
         self.dialect
             .staged_as_stored(&format!("{prefix}{}", self.dialect.quote(field.name())), field)
     }
+}
+
+/// Whether two rows with the same types have the same key.
+pub fn same_key(dialect: &dyn Dialect, plan: &TablePlan, left: &str, right: &str) -> String {
+    let parts = plan.target.primary_key.iter().map(|name| {
+        let column = dialect.quote(name);
+        let (left, right) = (format!("{left}.{column}"), format!("{right}.{column}"));
+        dialect.same_key(&left, &right, plan.target.field(name))
+    });
+    parts.collect::<Vec<_>>().join(" AND ")
 }
 
 fn step(counts: Counts, sql: String) -> Step {

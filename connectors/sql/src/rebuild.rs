@@ -14,6 +14,51 @@ pub fn mark(sync_id: &str, table: &TablePlan) -> String {
     format!("{}{sync_id}", of_generation(table.name(), table.generation))
 }
 
+/// What a run does with the tables beside, before it writes to them or swaps them in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// They are its own: it goes on.
+    Keep,
+    /// An earlier run has begun them: they may have to be altered for the rows of this one.
+    Fit,
+    /// What is there is of no use: it is dropped, and empty ones are made.
+    Begin,
+    /// Rows that were committed into them are not there any more ([`lost`]).
+    Lost,
+}
+
+/// Decides by the mark of the tables beside: `None` where there are none. `begun` says that rows
+/// were committed into them which nobody reads again: by this run, or by an earlier one whose
+/// generation goes on ([`is_begun`]).
+pub fn decide(mark: Option<&str>, sync_id: &str, table: &TablePlan, begun: bool) -> Beside {
+    match mark {
+        Some(mark) if mark == self::mark(sync_id, table) => Beside::Keep,
+        Some(mark) if goes_on(mark, sync_id, table) => Beside::Fit,
+        _ if begun => Beside::Lost,
+        _ => Beside::Begin,
+    }
+}
+
+/// Whether the state says that the plan's generation has begun to be rebuilt, and that rows of it
+/// need not be read again: they have to be in the tables beside.
+pub fn is_begun(table: &TablePlan, state: &State) -> bool {
+    let goes_on = table.read_mode == ReadMode::Incremental || table.source.resumable;
+    let unfinished = state.tables.get(table.name()).is_some_and(|record| {
+        record.rebuild
+            && record.generation == table.generation
+            && record.finished_generation != Some(table.generation)
+    });
+    goes_on && unfinished && state.cursors.keys().any(|key| key.table() == Some(table.name()))
+}
+
+/// The error for [`Beside::Lost`]. `name` is the table that is missing.
+pub fn lost(table: &TablePlan, name: &TableName) -> Error {
+    Error::schema("The rows that were read so far are not there any more")
+        .context("table", table.name())
+        .context("table of these rows", name)
+        .hint(format!("to begin again: `highwater refresh {}`", table.name()))
+}
+
 /// Whether tables with this mark are filled on by a run: they are its own, or those of an earlier
 /// run with the same generation. A full refresh that cannot be resumed goes on with nothing.
 pub fn goes_on(mark: &str, sync_id: &str, table: &TablePlan) -> bool {

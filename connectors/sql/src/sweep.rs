@@ -4,16 +4,48 @@
 //! its first commit (also in one without rows), with the mark of the run; one with another run's
 //! mark is dropped before. [`crate::merge::steps`] fills it. `finish` runs [`steps`] in its
 //! transaction and drops the table. Without the table nothing is known of what was read, unless
-//! the state says that this run has committed nothing and not finished the table yet: then an
-//! empty one says that nothing was brought.
+//! this run has made none ([`Begun`]) and the state says that it has not finished the table yet:
+//! then an empty one says that nothing was brought. A table that was made and is gone is [`lost`].
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use highwater_core::plan::SOURCE_NAME;
-use highwater_core::{Plan, TablePlan, WriteMode};
+use highwater_core::{Error, Plan, TableName, TablePlan, WriteMode};
 
 use crate::ddl::quoted;
 use crate::derived::{self, OPERATION, SEQUENCE, SYNCED_AT};
 use crate::dialect::Dialect;
-use crate::merge::{Counts, Step};
+use crate::merge::{Counts, Step, same_key};
+
+/// Which tables of its own a run has made: rows were committed into them, so one that is not
+/// there any more was taken away. All writers of a destination, and what finishes its tables,
+/// share one.
+#[derive(Debug, Clone, Default)]
+pub struct Begun(Arc<Mutex<BTreeSet<(String, TableName)>>>);
+
+impl Begun {
+    /// Remembers that the run has committed the making of `name`.
+    pub fn add(&self, run: &Plan, name: &TableName) {
+        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.insert((run.sync_id.clone(), name.clone()));
+    }
+
+    /// Whether the run has made `name`.
+    pub fn has(&self, run: &Plan, name: &TableName) -> bool {
+        let begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.contains(&(run.sync_id.clone(), name.clone()))
+    }
+}
+
+/// The error for keys that were seen and are not there any more: what was read cannot be told
+/// from what was not.
+pub fn lost(plan: &TablePlan, seen: &TableName) -> Error {
+    Error::transient("The keys of the rows that were read are not there any more")
+        .context("table", plan.name())
+        .context("table of these keys", seen)
+        .hint("run the same sync again: nothing was deleted")
+}
 
 /// The statements that delete the rows whose keys are not in [`derived::seen`]. In `append-dedup`
 /// each leaves a record of its deletion in the history (with its key and its cursor) and a
@@ -28,7 +60,7 @@ pub fn steps(
     instant: impl Fn(&str) -> String,
 ) -> Vec<Step> {
     let target = dialect.table(&plan.target.name);
-    let seen = derived::seen(plan, dialect);
+    let seen = derived::seen(plan, &run.sync, dialect);
     let matches = same_key(dialect, plan, "t", "s");
     let mut unseen =
         format!("NOT EXISTS (SELECT 1 FROM {} AS s WHERE {matches})", dialect.table(&seen.name),);
@@ -69,18 +101,4 @@ pub fn steps(
     let delete = format!("DELETE FROM {target} AS t WHERE {unseen}");
     steps.push(step(delete, Counts::Deleted, false));
     steps
-}
-
-/// Whether two rows with the stored types have the same key.
-fn same_key(dialect: &dyn Dialect, plan: &TablePlan, left: &str, right: &str) -> String {
-    let parts = plan.target.primary_key.iter().map(|name| {
-        let column = dialect.quote(name);
-        let (left, right) = (format!("{left}.{column}"), format!("{right}.{column}"));
-        match plan.target.field(name).is_some_and(|field| !field.is_nullable()) {
-            // A plain comparison can use the index.
-            true => format!("{left} = {right}"),
-            false => dialect.same(&left, &right),
-        }
-    });
-    parts.collect::<Vec<_>>().join(" AND ")
 }

@@ -13,6 +13,7 @@ use highwater_core::{
     TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::state::fenced;
+use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, ddl, derived, merge, read_back};
 use rusqlite::{Connection, params};
 
@@ -36,6 +37,7 @@ const READ_BYTES: usize = 4 << 20;
 pub(crate) struct SqliteDestination {
     location: Location,
     store: SqliteStore,
+    begun: Begun,
 }
 
 impl SqliteDestination {
@@ -45,7 +47,8 @@ impl SqliteDestination {
     /// `Config` when no file is named.
     pub(crate) fn new(spec: &Spec) -> Result<Self> {
         let location = Location::parse(&spec.connection_string)?;
-        Ok(Self { store: SqliteStore::new(location.clone()), location })
+        let store = SqliteStore::new(location.clone());
+        Ok(Self { store, location, begun: Begun::default() })
     }
 
     /// Runs `work` on a thread that may block.
@@ -163,12 +166,14 @@ impl Destination for SqliteDestination {
             &partition.tables,
             partition.id.clone(),
             fence.clone(),
+            self.begun.clone(),
         )))
     }
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
         let (plan, table, fence) = (plan.clone(), table.clone(), fence.clone());
-        self.blocking(move |location| finish(location, &plan, &table, &fence)).await
+        let made = self.begun.has(&plan, table.name());
+        self.blocking(move |location| finish(location, &plan, &table, &fence, made)).await
     }
 
     async fn read(&self, table: &Table, output: Output) -> Result<()> {
@@ -264,8 +269,15 @@ fn in_transaction<T>(
     Ok(done)
 }
 
-/// Completes a table in one transaction. Dropping the connection on an error rolls it back.
-fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
+/// Completes a table in one transaction; `made` says that the run has committed something of it.
+/// Dropping the connection on an error rolls it back.
+fn finish(
+    location: &Location,
+    plan: &Plan,
+    table: &TablePlan,
+    fence: &Fence,
+    made: bool,
+) -> Result<Committed> {
     let connection = writer::open(location)?;
     let failed = |error| explain(error, &location.path);
     connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
@@ -277,7 +289,8 @@ fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) ->
         && store::finished_epoch(&connection, fence, table.name()).map_err(failed)?
             == Some(fence.epoch);
     if table.rebuild {
-        committed.deleted = rebuild::swap(&connection, location, plan, table, finished)?;
+        committed.deleted =
+            rebuild::swap(&connection, location, plan, table, fence, finished, made)?;
     } else {
         schema::prepare(&connection, location, plan, table)?;
     }
@@ -287,7 +300,7 @@ fn finish(location: &Location, plan: &Plan, table: &TablePlan, fence: &Fence) ->
         committed.deleted = delete_stale(&connection, plan, table)?.map_err(failed)?;
     }
     if derived::remembers_keys(table) && !finished {
-        committed.deleted += upkeep::end_sweep(&connection, location, plan, table, fence)?;
+        committed.deleted += upkeep::end_sweep(&connection, location, plan, table, fence, made)?;
     }
     if let (WriteMode::AppendDedup, Some(seconds)) =
         (table.write_mode, table.history_retention_seconds)

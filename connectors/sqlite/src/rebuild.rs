@@ -4,7 +4,8 @@
 //! The tables beside are marked with sync, generation and source table. An unfinished generation
 //! is filled on by the next run; what another has left is dropped.
 
-use highwater_core::{Plan, Result, State, Table, TablePlan, WriteMode};
+use highwater_core::{Fence, Plan, Result, State, Table, TablePlan, WriteMode};
+use highwater_sql::rebuild::Beside;
 use highwater_sql::{Dialect, ddl, derived, rebuild};
 use rusqlite::Connection;
 use rusqlite::ffi::ErrorCode;
@@ -15,28 +16,32 @@ use crate::connection::explain;
 use crate::dialect::SqliteDialect;
 use crate::schema::identity_prefix;
 use crate::source::described;
-use crate::types;
+use crate::{store, types};
 
-/// Makes the tables beside, empty unless this generation has begun them. `fitted` says that they
-/// have been looked at since the run began, so that nothing can have changed.
+/// Makes the tables beside, empty unless this generation has begun them. `made` says that this
+/// run has committed rows into them.
 ///
 /// # Errors
-/// `Schema` when the rows of this run do not fit what an earlier run has left.
+/// `Schema` when the rows of this run do not fit what an earlier run has left, or that is gone.
 pub(crate) fn ensure(
     connection: &Connection,
     location: &Location,
     plan: &Plan,
     table: &TablePlan,
-    fitted: bool,
+    fence: &Fence,
+    made: bool,
 ) -> Result<()> {
     let failed = |error| explain(error, &location.path);
-    let beside = derived::beside(table, &SqliteDialect);
+    let beside = derived::beside(table, &plan.sync, &SqliteDialect);
     let mark = mark_of(connection, plan, &beside).map_err(failed)?;
-    let begun = mark.is_some_and(|mark| rebuild::goes_on(&mark, &plan.sync_id, table));
-    match (begun, fitted) {
-        (true, true) => return Ok(()),
-        (true, false) => fit(connection, location, &beside)?,
-        (false, _) => drop_all(connection, &beside).map_err(failed)?,
+    let begun = made
+        || (plan.state_with_data
+            && rebuild::is_begun(table, &store::state(connection, &fence.sync).map_err(failed)?));
+    match rebuild::decide(mark.as_deref(), &plan.sync_id, table, begun) {
+        Beside::Lost => return Err(rebuild::lost(table, &beside.target.name)),
+        Beside::Keep | Beside::Fit if made => return Ok(()),
+        Beside::Keep | Beside::Fit => fit(connection, location, &beside)?,
+        Beside::Begin => drop_all(connection, &beside).map_err(failed)?,
     }
     let token = format!("{}{}", identity_prefix(&plan.sync), rebuild::mark(&plan.sync_id, table));
     for made in derived::all(&beside, &SqliteDialect) {
@@ -88,17 +93,19 @@ fn drop_all(connection: &Connection, beside: &TablePlan) -> rusqlite::Result<()>
 }
 
 /// Puts the tables beside in the place of the user's, with the user's indexes and triggers.
-/// Nothing if that has been done; `finished` says that the state knows. Returns how many old rows
-/// went.
+/// Nothing if that has been done; `finished` says that the state knows, `made` that this run has
+/// committed rows into them. Returns how many old rows went.
 pub(crate) fn swap(
     connection: &Connection,
     location: &Location,
     plan: &Plan,
     table: &TablePlan,
+    fence: &Fence,
     finished: bool,
+    made: bool,
 ) -> Result<u64> {
     let failed = |error| explain(error, &location.path);
-    let beside = derived::beside(table, &SqliteDialect);
+    let beside = derived::beside(table, &plan.sync, &SqliteDialect);
     let is_there = mark_of(connection, plan, &beside).map_err(failed)?.is_some();
     let in_place = || -> rusqlite::Result<bool> {
         let mark = mark_of(connection, plan, table)?;
@@ -110,7 +117,7 @@ pub(crate) fn swap(
         return Ok(0);
     }
     // A read without a row has made nothing yet.
-    ensure(connection, location, plan, table, false)?;
+    ensure(connection, location, plan, table, fence, made)?;
     let removed = rows_of(connection, &table.target.name.name).map_err(failed)?;
     let pairs = derived::all(table, &SqliteDialect).into_iter();
     for (at, (made, from)) in pairs.zip(derived::all(&beside, &SqliteDialect)).enumerate() {
@@ -207,7 +214,11 @@ pub(crate) fn drop_leftovers(
     Ok(())
 }
 
-/// Removes what is beside a table, for good.
-pub(crate) fn discard(connection: &Connection, table: &TablePlan) -> rusqlite::Result<()> {
-    drop_all(connection, &derived::beside(table, &SqliteDialect))
+/// Removes what a sync has beside a table, for good.
+pub(crate) fn discard(
+    connection: &Connection,
+    sync: &str,
+    table: &TablePlan,
+) -> rusqlite::Result<()> {
+    drop_all(connection, &derived::beside(table, sync, &SqliteDialect))
 }

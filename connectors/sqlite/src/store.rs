@@ -385,7 +385,8 @@ fn lease_of(row: &Row<'_>) -> rusqlite::Result<Lease> {
     Ok(Lease { owner: parsed(row, 1)?, renewed_at: Instant(row.get(2)?), released: row.get(3)? })
 }
 
-fn state(connection: &Connection, sync: &str) -> rusqlite::Result<State> {
+/// The state of a sync.
+pub(crate) fn state(connection: &Connection, sync: &str) -> rusqlite::Result<State> {
     let mut state = State { lease: lease(connection, sync)?, ..State::default() };
     let mut statement = connection.prepare(&SQL.cursors())?;
     let mut rows = statement.query([sync])?;

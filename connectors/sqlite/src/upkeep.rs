@@ -1,9 +1,9 @@
 //! What is done to a table as a whole, in the open transaction: the end of a sweep, compaction of
 //! the history, and removing everything.
 
-use highwater_core::{Committed, Fence, Plan, Result, TablePlan, WriteMode};
+use highwater_core::{Committed, Fence, Plan, Result, TableName, TablePlan, WriteMode};
 use highwater_sql::merge::{self, Counts};
-use highwater_sql::{Dialect, ddl, derived, sweep};
+use highwater_sql::{Dialect, clear, ddl, derived, sweep};
 use rusqlite::{Connection, params};
 
 use crate::catalog;
@@ -14,50 +14,60 @@ use crate::schema::{identity_of, instant_text};
 use crate::writer::first_sequence;
 use crate::{rebuild, store};
 
-/// Makes the table of the keys that a sweep sees, empty unless this run has made it.
+/// Makes the table of the keys that a sweep sees, empty unless this run has made it. `made` says
+/// that it has, and that keys were committed into it.
+///
+/// # Errors
+/// `Transient` when keys that were seen are gone.
 pub(crate) fn remember_keys(
     connection: &Connection,
     location: &Location,
     plan: &Plan,
     table: &TablePlan,
+    made: bool,
 ) -> Result<()> {
     let failed = |error| explain(error, &location.path);
-    let seen = derived::seen(table, &SqliteDialect);
+    let seen = derived::seen(table, &plan.sync, &SqliteDialect);
     let token = identity_of(plan);
     let found = catalog::identity(connection, &seen.name.name).map_err(failed)?;
     if found.as_deref() == Some(&token) {
         return Ok(());
     }
-    forget_keys(connection, table).map_err(failed)?;
+    if made {
+        return Err(sweep::lost(table, &seen.name));
+    }
+    forget_keys(connection, &plan.sync, table).map_err(failed)?;
     for statement in ddl::create_table(&SqliteDialect, &seen, Some(&token))? {
         connection.execute_batch(&statement).map_err(failed)?;
     }
     Ok(())
 }
 
-fn forget_keys(connection: &Connection, table: &TablePlan) -> rusqlite::Result<()> {
-    let seen = SqliteDialect.table(&derived::seen(table, &SqliteDialect).name);
+fn forget_keys(connection: &Connection, sync: &str, table: &TablePlan) -> rusqlite::Result<()> {
+    let seen = SqliteDialect.table(&derived::seen(table, sync, &SqliteDialect).name);
     connection.execute_batch(&format!("DROP TABLE IF EXISTS {seen}"))
 }
 
-/// Deletes the rows that a sweep did not bring; returns how many. Called once per run.
+/// Deletes the rows that a sweep did not bring; returns how many. Called once per run. `made` is
+/// that of [`remember_keys`].
 pub(crate) fn end_sweep(
     connection: &Connection,
     location: &Location,
     plan: &Plan,
     table: &TablePlan,
     fence: &Fence,
+    made: bool,
 ) -> Result<u64> {
     let failed = |error| explain(error, &location.path);
-    let seen = derived::seen(table, &SqliteDialect).name.name;
+    let seen = derived::seen(table, &plan.sync, &SqliteDialect).name.name;
     let is_there = catalog::identity(connection, &seen).map_err(failed)?;
     if is_there.as_deref() != Some(&identity_of(plan)) {
         if !plan.state_with_data {
             // It may have been done already.
             return Ok(0);
         }
-        // The run has committed nothing: nothing was brought.
-        remember_keys(connection, location, plan, table)?;
+        // Where the run has committed nothing, nothing was brought.
+        remember_keys(connection, location, plan, table, made)?;
     }
     let now = instant_text(plan.started_at)?;
     let deleted = (|| {
@@ -72,7 +82,7 @@ pub(crate) fn end_sweep(
                 deleted += affected as u64;
             }
         }
-        forget_keys(connection, table)?;
+        forget_keys(connection, &plan.sync, table)?;
         Ok(deleted)
     })();
     deleted.map_err(|error| failed(error).context("table", table.name()))
@@ -90,7 +100,7 @@ pub(crate) fn compact(connection: &Connection, table: &TablePlan) -> rusqlite::R
     Ok(removed as u64)
 }
 
-/// Removes every row of a table and all that belongs to it; the state is forgotten too where it is
+/// Removes every row of the sync from a table and all that belongs to it; the state is forgotten too where it is
 /// kept here.
 pub(crate) fn clear(
     connection: &Connection,
@@ -99,15 +109,19 @@ pub(crate) fn clear(
     fence: &Fence,
 ) -> rusqlite::Result<Committed> {
     let mut committed = Committed::default();
-    for (at, part) in derived::all(table, &SqliteDialect).iter().enumerate() {
+    let mut there = Vec::new();
+    for part in derived::all(table, &SqliteDialect) {
         if catalog::relation(connection, &part.name.name)?.is_some() {
-            let delete = format!("DELETE FROM {}", SqliteDialect.table(&part.name));
-            let rows = connection.execute(&delete, [])? as u64;
-            committed.deleted += if at == 0 { rows } else { 0 };
+            there.push(part.name);
         }
     }
-    rebuild::discard(connection, table)?;
-    forget_keys(connection, table)?;
+    let exists = |name: &TableName| there.contains(name);
+    for (name, statement) in clear::statements(&SqliteDialect, plan, table, exists) {
+        let rows = connection.execute(&statement, [])? as u64;
+        committed.deleted += if name == table.target.name { rows } else { 0 };
+    }
+    rebuild::discard(connection, &plan.sync, table)?;
+    forget_keys(connection, &plan.sync, table)?;
     if plan.state_with_data {
         store::forget(connection, fence, table.name())?;
     }

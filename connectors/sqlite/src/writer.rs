@@ -6,7 +6,7 @@
 //! goes into the open transaction. Rows that are merged wait in a temporary table of this
 //! connection, which goes with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -19,6 +19,7 @@ use highwater_core::{
 use highwater_sql::deletion::Removal;
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::fenced;
+use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, ddl, derived};
 use rusqlite::{Connection, params};
 
@@ -60,6 +61,7 @@ impl SqliteWriter {
         tables: &[TableName],
         id: String,
         fence: Fence,
+        begun: Begun,
     ) -> Self {
         let tables = tables.iter().map(|name| (name.clone(), Load::default())).collect();
         let worker = Worker {
@@ -67,7 +69,7 @@ impl SqliteWriter {
             location,
             written: written(&plan),
             plan,
-            fitted: BTreeSet::new(),
+            begun,
             id,
             fence,
             tables,
@@ -120,8 +122,8 @@ struct Worker {
     plan: Arc<Plan>,
     /// The plan by which rows are written: that of the table beside where it is a rebuild.
     written: Arc<Plan>,
-    /// The tables whose tables beside were found to fit.
-    fitted: BTreeSet<TableName>,
+    /// The tables for which the run has made tables of its own, and committed them.
+    begun: Begun,
     /// The partition: tells this writer's sequence from others'.
     id: String,
     fence: Fence,
@@ -152,7 +154,7 @@ struct Load {
 fn written(plan: &Plan) -> Arc<Plan> {
     let mut written = plan.clone();
     for table in written.tables.values_mut().filter(|table| table.rebuild) {
-        *table = derived::beside(table, &SqliteDialect);
+        *table = derived::beside(table, &plan.sync, &SqliteDialect);
     }
     Arc::new(written)
 }
@@ -311,19 +313,19 @@ impl Worker {
             }
             let (table, plan, location) =
                 (self.table(&name)?, Arc::clone(&self.plan), self.location.clone());
-            let (planned, fitted) = (self.planned(&name)?, self.fitted.contains(&name));
+            let (planned, made) = (self.planned(&name)?, self.begun.has(&plan, &name));
+            let fence = self.fence.clone();
             let connection = self.connection()?;
             match planned.rebuild {
                 true => {
-                    rebuild::ensure(connection, &location, &plan, &planned, fitted)?;
+                    rebuild::ensure(connection, &location, &plan, &planned, &fence, made)?;
                     crash::at(CrashPoint::StageCreated);
                 }
                 false => drop(schema::prepare(connection, &location, &plan, &table)?),
             }
             if derived::remembers_keys(&table) {
-                upkeep::remember_keys(connection, &location, &plan, &table)?;
+                upkeep::remember_keys(connection, &location, &plan, &table, made)?;
             }
-            self.fitted.insert(name.clone());
             let direct = SqliteDialect.table(&table.target.name);
             self.tables.entry(name).or_default().direct = Some(direct);
         }
@@ -379,6 +381,9 @@ impl Worker {
         let done = self.connection()?.execute_batch("COMMIT");
         done.map_err(|error| self.failed(error))?;
         self.in_transaction = false;
+        for name in &names {
+            self.begun.add(&self.plan, name);
+        }
         crash::at(CrashPoint::CommitDone);
         self.clear()?;
         Ok(committed)
@@ -395,6 +400,7 @@ impl Worker {
         };
         let now = instant_text(self.plan.started_at)?;
         let (fence, with_state) = (self.fence.clone(), self.plan.state_with_data);
+        let sync = self.plan.sync.clone();
         let connection = self.connection()?;
         let mut committed = Committed::default();
         let merged = (|| {
@@ -402,7 +408,7 @@ impl Worker {
                 connection.execute_batch(&key_index(&table, &staging))?;
             }
             let first = first_sequence(connection, &table, with_state.then_some(&fence))?;
-            for step in merge::steps(&SqliteDialect, &table, &staging, str::to_owned) {
+            for step in merge::steps(&SqliteDialect, &sync, &table, &staging, str::to_owned) {
                 // Without a deletion there is no need to look through the whole table for its row.
                 let needed = step.counts != Counts::Deleted || deletes > 0;
                 let affected = match (needed, step.parameters) {

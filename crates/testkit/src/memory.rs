@@ -259,7 +259,7 @@ impl Writer for MemoryWriter {
         let (plan, fence) = (&self.plan, &self.fence);
         let mut written = plan.clone();
         for table in written.tables.values_mut().filter(|table| table.rebuild) {
-            *table = rebuild::beside(table);
+            *table = rebuild::beside(table, &plan.sync);
         }
         let tables = self.partition.tables.iter().filter_map(|name| plan.tables.get(name));
         self.memory

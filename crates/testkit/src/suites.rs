@@ -137,6 +137,7 @@ macro_rules! suites {
             a_composite_key_may_hold_null,
             a_delta_that_comes_again_changes_nothing,
             old_history_is_pruned_and_the_final_table_stays,
+            a_deletion_without_a_cursor_goes_by_its_arrival,
         }
     };
     (@suite replace $harness:expr) => {
@@ -272,6 +273,7 @@ macro_rules! suites {
             null_in_a_key_equals_null_in_a_rebuild,
             a_rebuild_without_rows_leaves_an_empty_table,
             an_overtaken_run_swaps_nothing_in,
+            rebuilds_of_two_syncs_do_not_meet,
         }
     };
     (@suite replace_dedup $harness:expr) => {
@@ -299,6 +301,7 @@ macro_rules! suites {
             deletions_within_a_sweep_count,
             the_time_of_a_sweep_is_remembered,
             an_overtaken_sweep_deletes_nothing,
+            sweeps_of_two_syncs_do_not_meet,
         }
     };
     (@suite compaction $harness:expr) => {

@@ -207,7 +207,7 @@ impl PostgresWriter {
             Way::New => {
                 let folded = keys::add(session, &table.target).await?;
                 if derived::remembers_keys(table) {
-                    upkeep::remember_all(session, table).await?;
+                    upkeep::remember_all(session, &self.plan, table).await?;
                 }
                 let written = rows.saturating_sub(folded);
                 Ok(Committed { written, unchanged: folded, deleted: 0 })
@@ -231,7 +231,7 @@ impl PostgresWriter {
         let first = first_sequence(session, &self.plan, table, &self.fence).await?;
         let (mut written, mut deleted) = (0, 0);
         let table = &keys::as_they_are(session, table, &loaded.into, "true").await?;
-        for step in merge::steps(&PostgresDialect, table, &loaded.into, instant) {
+        for step in merge::steps(&PostgresDialect, &self.plan.sync, table, &loaded.into, instant) {
             // Without a deletion there is no need to look through the whole table for its row.
             if step.counts == Counts::Deleted && !loaded.deletes {
                 continue;

@@ -90,7 +90,7 @@ impl Bench {
                 .unwrap();
         }
         let (mut written, mut deleted) = (0, 0);
-        for step in merge::steps(&Plain, &self.plan, "staging", str::to_owned) {
+        for step in merge::steps(&Plain, "it's me", &self.plan, "staging", str::to_owned) {
             let affected = if step.parameters {
                 self.connection.execute(&step.sql, params![self.arrived, 1_i64])
             } else {

@@ -3,7 +3,8 @@
 use arrow_schema::{DataType, Field};
 use highwater_core::plan::{EXTRACTED_AT, SOURCE_NAME};
 use highwater_core::{Instant, Plan, WriteMode};
-use highwater_sql::{ddl, derived, merge::Counts, sweep};
+use highwater_sql::merge::{self, Counts};
+use highwater_sql::{clear, ddl, derived, sweep};
 use rusqlite::params;
 
 use crate::{Bench, Plain};
@@ -11,21 +12,25 @@ use crate::{Bench, Plain};
 fn begin(bench: &mut Bench) {
     bench.plan.sweep = true;
     bench.plan.reconcile = true;
-    let seen = derived::seen(&bench.plan, &Plain);
+    let seen = derived::seen(&bench.plan, "it's me", &Plain);
     for statement in ddl::create_table(&Plain, &seen, None).unwrap() {
         bench.connection.execute(&statement, []).unwrap();
     }
 }
 
-fn end(bench: &mut Bench) -> usize {
-    let run = Plan {
+fn run(bench: &Bench) -> Plan {
+    Plan {
         sync: "it's me".into(),
         sync_id: "1".into(),
         started_at: Instant(0),
         state_with_data: true,
         sync_group_id: None,
         tables: [(bench.plan.name().clone(), bench.plan.clone())].into(),
-    };
+    }
+}
+
+fn end(bench: &mut Bench) -> usize {
+    let run = run(bench);
     let mut deleted = 0;
     for step in sweep::steps(&Plain, &run, &bench.plan, str::to_owned) {
         let affected = match step.parameters {
@@ -35,7 +40,7 @@ fn end(bench: &mut Bench) -> usize {
         let affected = affected.unwrap_or_else(|e| panic!("{e}: {}", step.sql));
         deleted += if step.counts == Counts::Deleted { affected } else { 0 };
     }
-    let seen = derived::seen(&bench.plan, &Plain).name.name;
+    let seen = derived::seen(&bench.plan, "it's me", &Plain).name.name;
     bench.connection.execute(&format!("DROP TABLE {seen}"), []).unwrap();
     (bench.plan.sweep, bench.plan.reconcile) = (false, false);
     deleted
@@ -89,13 +94,52 @@ fn in_overwrite_nothing_but_the_row_goes() {
     assert_eq!(bench.final_rows(), ["c 1 c"]);
 }
 
-#[test]
-fn rows_of_another_sync_stay() {
-    let mut bench = Bench::new(WriteMode::Overwrite, false);
+/// The table says which sync a row came from.
+fn share(bench: &mut Bench) {
     let target = std::sync::Arc::make_mut(&mut bench.plan.target);
     let mut fields: Vec<_> = target.schema.fields().iter().cloned().collect();
     fields.push(Field::new(SOURCE_NAME, DataType::Utf8, true).into());
     target.schema = std::sync::Arc::new(arrow_schema::Schema::new(fields));
+}
+
+#[test]
+fn a_sync_clears_only_what_is_its_own() {
+    let mut bench = Bench::new(WriteMode::AppendDedup, true);
+    let rows = [
+        ("u", Some("a"), Some(1), ""),
+        ("u", Some("b"), Some(1), ""),
+        ("u", Some("c"), Some(1), ""),
+    ];
+    bench.merge(&rows);
+    bench.merge(&[("d", Some("a"), Some(2), ""), ("d", Some("b"), Some(2), "")]);
+    bench.merge(&[("u", Some("d"), Some(1), "")]);
+    share(&mut bench);
+    let mark = |table: &str| {
+        format!(
+            "ALTER TABLE {table} ADD COLUMN {SOURCE_NAME};
+             UPDATE {table} SET {SOURCE_NAME} = CASE WHEN name IN ('a', 'd') THEN 'it''s me' ELSE 'other' END;"
+        )
+    };
+    bench.connection.execute_batch(&(mark("t") + &mark("t_history"))).unwrap();
+    let deletions = format!("UPDATE t_history SET {SOURCE_NAME} = NULL WHERE _highwater_op = 'd'");
+    bench.connection.execute_batch(&deletions).unwrap();
+    let mut deleted = Vec::new();
+    for (table, statement) in clear::statements(&Plain, &run(&bench), &bench.plan, |_| true) {
+        let rows = bench.connection.execute(&statement, []).unwrap_or_else(|e| panic!("{e}"));
+        deleted.push((table.name, rows));
+    }
+    let expected = [("_highwater_t_tombstones", 1), ("t_history", 3), ("t", 1)];
+    assert_eq!(deleted, expected.map(|(name, rows)| (name.to_owned(), rows)));
+    assert_eq!(bench.rows("SELECT name FROM t"), ["c"]);
+    let history = "SELECT name, _highwater_op FROM t_history ORDER BY _highwater_seq";
+    assert_eq!(bench.rows(history), ["b u", "c u", "b d"]);
+    assert_eq!(bench.rows("SELECT name FROM _highwater_t_tombstones"), ["b"]);
+}
+
+#[test]
+fn rows_of_another_sync_stay() {
+    let mut bench = Bench::new(WriteMode::Overwrite, false);
+    share(&mut bench);
     bench
         .connection
         .execute_batch(&format!(
@@ -132,4 +176,17 @@ fn what_is_new_with_every_read_is_no_change() {
     end(&mut bench);
     assert_eq!(bench.rows("SELECT * FROM t ORDER BY name"), ["a 1 monday", "b 2 tuesday"]);
     assert_eq!(bench.rows("SELECT count(*) FROM t_history"), ["3"]);
+}
+
+#[test]
+fn compaction_takes_a_deletion_without_a_cursor_by_its_arrival() {
+    let mut bench = Bench::new(WriteMode::AppendDedup, false);
+    bench.merge(&[("u", Some("a"), Some(5), "a"), ("u", Some("b"), Some(5), "b")]);
+    bench.merge(&[("d", Some("a"), None, ""), ("d", Some("b"), None, "")]);
+    bench.merge(&[("u", Some("b"), Some(1), "again"), ("u", Some("b"), Some(0), "older")]);
+    assert_eq!(bench.final_rows(), ["b 1 again"]);
+    let compact = merge::compact_history(&Plain, &bench.plan);
+    assert_eq!(bench.connection.execute(&compact, []).unwrap(), 4);
+    let left = "SELECT name, _highwater_op, updated_at FROM t_history ORDER BY name";
+    assert_eq!(bench.rows(left), ["a d -", "b u 1"]);
 }

@@ -99,10 +99,10 @@ async fn what_an_abandoned_run_left_beside_is_removed_by_the_next() {
     writer.write(run.batch(Op::Upsert, &rows)).await.unwrap();
     writer.commit(&Checkpoint::default()).await.unwrap();
     let beside = "SELECT name FROM sqlite_schema WHERE name GLOB '_highwater_*_new'";
-    assert_eq!(file.rows(beside), ["_highwater_items_new"]);
+    assert_eq!(file.rows(beside), ["_highwater_items_eb86332c_new"]);
     let other = Job::new(item_table("others"), WriteMode::Append);
     let run = Run::open(&file, &other.of_sync("another sync")).await;
-    assert_eq!(file.rows(beside), ["_highwater_items_new"], "not ours to remove");
+    assert_eq!(file.rows(beside), ["_highwater_items_eb86332c_new"], "not ours to remove");
     run.release().await;
     Run::open(&file, &other).await;
     assert_eq!(file.rows(beside), [""; 0]);

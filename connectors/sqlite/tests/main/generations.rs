@@ -80,9 +80,9 @@ async fn what_nobody_goes_on_with_is_dropped_by_the_next_run() {
     let run = Run::open(&file, &dedup).await;
     run.commit(&[upsert(&items(&dedup.table, &[item(2, "b", 2)]))], 1).await;
     let beside = [
-        "_highwater__highwater_items_new_tombstones",
-        "_highwater_items_new",
-        "_highwater_items_new_history",
+        "_highwater__highwater_items_eb86332c_new_tombstones",
+        "_highwater_items_eb86332c_new",
+        "_highwater_items_eb86332c_new_history",
     ];
     assert_eq!(file.rows(BESIDE), beside);
     // Another sync has nothing to do with them; the next run goes on with them.
@@ -98,7 +98,7 @@ async fn what_nobody_goes_on_with_is_dropped_by_the_next_run() {
     let swept = Job::new(item_table("swept"), WriteMode::Overwrite).sweeping();
     let run = Run::open(&file, &swept).await;
     run.commit(&[upsert(&items(&swept.table, &[item(1, "a", 1)]))], 1).await;
-    assert_eq!(file.rows(BESIDE), ["_highwater_swept_seen"]);
+    assert_eq!(file.rows(BESIDE), ["_highwater_swept_eb86332c_seen"]);
     drop(run);
     Run::open(&file, &dedup).await.release().await;
     assert_eq!(file.rows(BESIDE), [""; 0]);
@@ -212,4 +212,50 @@ async fn nothing_of_a_table_is_left_that_nobody_needs() {
     assert_eq!(cleared.deleted, 1);
     assert_eq!(file.rows(own), ["items"]);
     assert_eq!(file.rows("SELECT count(*) FROM items"), ["0"]);
+}
+
+/// Rows that were committed beside and that no run reads again are missed: nothing is swapped in
+/// without them.
+#[tokio::test]
+async fn rows_that_were_read_and_are_gone_are_missed() {
+    let file = empty();
+    let job = job(WriteMode::Append);
+    let row = |id| upsert(&items(&job.table, &[item(id, "a", id)]));
+    sync(&file, &job, &[row(1)]).await;
+    refresh(&file, &job, true).await;
+    let run = Run::open(&file, &job).await;
+    run.commit(&[row(2)], 1).await;
+    drop(run);
+    let gone = "DROP TABLE _highwater_items_eb86332c_new";
+    file.run(gone);
+    for rows in [&[row(3)][..], &[]] {
+        let refused = try_sync(&file, &job, rows).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Schema, "{refused}");
+        assert_eq!(refused.hint_text(), Some("to begin again: `highwater refresh items`"));
+        assert_same(&visible(&file, &job).await, &[items(&job.table, &[item(1, "a", 1)])]);
+    }
+    refresh(&file, &job, true).await;
+    sync(&file, &job, &[row(4)]).await;
+    assert_same(&visible(&file, &job).await, &[items(&job.table, &[item(4, "a", 4)])]);
+    // A read that cannot be resumed misses its own rows.
+    let full = Job::new(item_table("items"), WriteMode::Replace).of_sync("suite");
+    let run = Run::open(&file, &full).await;
+    run.commit(&[row(5)], 1).await;
+    file.run(gone);
+    assert_eq!(run.try_finish().await.unwrap_err().kind(), ErrorKind::Schema);
+    assert_same(&visible(&file, &full).await, &[items(&job.table, &[item(4, "a", 4)])]);
+}
+
+#[tokio::test]
+async fn a_sweep_whose_keys_are_gone_deletes_nothing() {
+    let file = empty();
+    let job = job(WriteMode::Overwrite);
+    let rows = [upsert(&items(&job.table, &[item(1, "a", 1), item(2, "b", 1)]))];
+    sync(&file, &job, &rows).await;
+    let run = Run::open(&file, &job.clone().sweeping()).await;
+    run.commit(&rows, 1).await;
+    file.run("DROP TABLE _highwater_items_eb86332c_seen");
+    let refused = run.try_finish().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Transient, "{refused}");
+    assert_eq!(count(&visible(&file, &job).await), 2);
 }

@@ -65,7 +65,7 @@ impl Contents {
     ) -> Result<Committed> {
         if table.rebuild {
             self.begin_rebuild(plan, table)?;
-            return self.merge(plan, &beside(table), batches);
+            return self.merge(plan, &beside(table, &plan.sync), batches);
         }
         self.prepare(plan, table)?;
         if is_keyed(table) {
@@ -106,7 +106,7 @@ impl Contents {
             if dedup && !(table.sweep && self.is_there(table, by_key.get(&row_key), op, &row)?) {
                 self.append_history(plan, table, &row)?;
             }
-            if ordered && !self.is_newest(table, &row_key, by_key.get(&row_key), &row)? {
+            if ordered && !self.is_newest(table, &row_key, by_key.get(&row_key), op, &row)? {
                 continue;
             }
             let tombstone = (target.clone(), row_key.clone());
@@ -166,9 +166,14 @@ impl Contents {
         table: &TablePlan,
         row_key: &Key,
         current: Option<&RecordBatch>,
+        op: Op,
         row: &RecordBatch,
     ) -> Result<bool> {
         let mine = position(row, table)?;
+        if op == Op::Delete && mine == Position::Null && current.is_some() {
+            // It goes by its arrival.
+            return Ok(true);
+        }
         let tombstone = self.tombstones.get(&(table.target.name.clone(), row_key.clone()));
         let current = current.map(|current| position(current, table)).transpose()?;
         Ok(tombstone.is_none_or(|t| mine >= *t) && current.is_none_or(|c| mine >= c))

@@ -21,10 +21,10 @@ pub(super) struct Mark {
     sync_id: String,
 }
 
-/// The plan by which a rebuild writes.
-pub(super) fn beside(table: &TablePlan) -> TablePlan {
+/// The plan by which a rebuild of a sync writes.
+pub(super) fn beside(table: &TablePlan, sync: &str) -> TablePlan {
     let mut target = table.target.as_ref().clone();
-    target.name = target.name.renamed(format!("_highwater_{}_new", target.name.name));
+    target.name = target.name.renamed(format!("_highwater_{}_{sync}_new", target.name.name));
     TablePlan {
         target: Arc::new(target),
         rebuild: false,
@@ -43,14 +43,14 @@ impl Contents {
             sync_id: plan.sync_id.clone(),
         };
         let anew = table.read_mode == ReadMode::FullRefresh && !table.source.resumable;
-        let goes_on = self.marks.get(&table.target.name).is_some_and(|mark| {
+        let beside = beside(table, &plan.sync);
+        let goes_on = self.marks.get(&beside.target.name).is_some_and(|mark| {
             *mark == Mark { sync_id: mark.sync_id.clone(), ..wanted.clone() }
                 && (!anew || mark.sync_id == wanted.sync_id)
         });
-        let beside = beside(table);
         if !goes_on {
-            self.drop_beside(&table.target.name, &beside);
-            self.marks.insert(table.target.name.clone(), wanted);
+            self.drop_beside(&beside);
+            self.marks.insert(beside.target.name.clone(), wanted);
         }
         self.prepare(plan, &beside)?;
         for name in [beside.target.name.clone(), Self::history_name(&beside)] {
@@ -64,8 +64,8 @@ impl Contents {
         Ok(())
     }
 
-    fn drop_beside(&mut self, target: &TableName, beside: &TablePlan) {
-        self.marks.remove(target);
+    fn drop_beside(&mut self, beside: &TablePlan) {
+        self.marks.remove(&beside.target.name);
         self.tables.remove(&beside.target.name);
         self.tables.remove(&Self::history_name(beside));
         self.arrivals.remove(&Self::history_name(beside));
@@ -77,7 +77,7 @@ impl Contents {
     pub(super) fn swap(&mut self, plan: &Plan, table: &TablePlan) -> Result<u64> {
         self.begin_rebuild(plan, table)?;
         let removed = self.tables.get(&table.target.name).map_or(0, |old| old.rows.len());
-        let beside = beside(table);
+        let beside = beside(table, &plan.sync);
         let pairs = [
             (table.target.name.clone(), beside.target.name.clone()),
             (Self::history_name(table), Self::history_name(&beside)),
@@ -100,7 +100,7 @@ impl Contents {
                 .collect();
             self.tombstones.extend(kept);
         }
-        self.drop_beside(&table.target.name, &beside);
+        self.drop_beside(&beside);
         Ok(removed as u64)
     }
 
@@ -117,22 +117,21 @@ impl Contents {
             mark.sync == sync && !(covered && goes_on)
         };
         let dropped: Vec<_> = self.marks.iter().filter(|(_, mark)| useless(mark)).collect();
-        let dropped: Vec<_> = dropped.into_iter().map(|(target, _)| target.clone()).collect();
-        for target in dropped {
-            let name = format!("_highwater_{}_new", target.name);
-            for name in [target.renamed(&name), target.renamed(format!("{name}_history"))] {
+        let dropped: Vec<_> = dropped.into_iter().map(|(beside, _)| beside.clone()).collect();
+        for beside in dropped {
+            for name in [beside.clone(), beside.renamed(format!("{}_history", beside.name))] {
                 self.tables.remove(&name);
                 self.arrivals.remove(&name);
                 self.tombstones.retain(|(table, _), _| *table != name);
             }
-            self.marks.remove(&target);
+            self.marks.remove(&beside);
         }
     }
 
     /// Remembers that the sweep of a run has begun, and the keys that it sees.
     pub(super) fn see(&mut self, plan: &Plan, table: &TablePlan, keys: BTreeSet<Key>) {
         let target = &table.target.name;
-        let seen = self.seen.entry(target.clone()).or_default();
+        let seen = self.seen.entry((target.clone(), plan.sync.clone())).or_default();
         if seen.0 != plan.sync_id {
             *seen = (plan.sync_id.clone(), BTreeSet::new());
         }
@@ -142,7 +141,10 @@ impl Contents {
     /// Deletes the rows that a sweep did not bring.
     pub(super) fn end_sweep(&mut self, plan: &Plan, table: &TablePlan) -> Result<Committed> {
         let (target, columns) = (table.target.name.clone(), &table.target.primary_key);
-        let seen = self.seen.remove(&target).filter(|(run, _)| *run == plan.sync_id);
+        let seen = self
+            .seen
+            .remove(&(target.clone(), plan.sync.clone()))
+            .filter(|(run, _)| *run == plan.sync_id);
         let seen = seen.map(|(_, keys)| keys).unwrap_or_default();
         let rows = self.tables.get(&target).map_or_else(Vec::new, |stored| stored.rows.clone());
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
@@ -209,8 +211,8 @@ impl Contents {
             self.arrivals.remove(&Self::history_name(table));
             self.tombstones.retain(|(of, _), _| of != target);
         }
-        self.drop_beside(target, &beside(table));
-        self.seen.remove(target);
+        self.drop_beside(&beside(table, &plan.sync));
+        self.seen.remove(&(target.clone(), plan.sync.clone()));
         self.forget(plan, table, fence);
         committed
     }

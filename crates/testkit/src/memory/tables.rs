@@ -23,8 +23,8 @@ pub(super) struct Contents {
     pub(super) tombstones: BTreeMap<(TableName, Key), Position>,
     /// By target table: what the tables beside are marked with.
     pub(super) marks: BTreeMap<TableName, Mark>,
-    /// By target table: the run whose sweep it is, and the keys that it has seen.
-    pub(super) seen: BTreeMap<TableName, (String, BTreeSet<Key>)>,
+    /// By target table and sync: the run whose sweep it is, and the keys that it has seen.
+    pub(super) seen: BTreeMap<(TableName, String), (String, BTreeSet<Key>)>,
     /// By history table: when the run began that brought each row.
     pub(super) arrivals: BTreeMap<TableName, Vec<Instant>>,
     pub(super) syncs: BTreeMap<String, Sync>,

@@ -229,3 +229,24 @@ pub async fn old_history_is_pruned_and_the_final_table_stays(harness: &dyn Harne
     sync(harness, &job(), &[batch(&[item(1, "old", 1)])]).await;
     expect(harness, &job(), &[item(1, "A", 2), item(2, "b", 1)]).await;
 }
+
+/// A deletion that does not say when it happened goes by its arrival: it removes what came before
+/// it, in the same commit too, and what comes after lives again.
+pub async fn a_deletion_without_a_cursor_goes_by_its_arrival(harness: &dyn Harness) {
+    let gone =
+        |id| delete(&items(&item_table("items"), &[item(id, "", 0).without_cursor().deletion()]));
+    sync(harness, &job(), &[batch(&[item(1, "a", 5), item(2, "b", 5), item(3, "c", 5)])]).await;
+    let changes = [
+        gone(1),
+        batch(&[item(2, "B", 6), item(4, "d", 1)]),
+        gone(2),
+        gone(4),
+        gone(3),
+        batch(&[item(3, "again", 1), item(3, "older", 0)]),
+    ];
+    let committed = sync(harness, &job(), &changes).await;
+    expect(harness, &job(), &[item(3, "again", 1)]).await;
+    assert!(committed.deleted >= 2, "{committed:?}");
+    sync(harness, &job(), &[batch(&[item(1, "back", 1)])]).await;
+    expect(harness, &job(), &[item(1, "back", 1), item(3, "again", 1)]).await;
+}

@@ -269,3 +269,22 @@ pub async fn an_overtaken_run_swaps_nothing_in(harness: &dyn Harness) {
     newer.finish().await;
     expect(harness, &job, &[item(2, "new", 2), item(3, "new", 3)]).await;
 }
+
+/// What another sync does beside the same table leaves the rows of this one where they are.
+pub async fn rebuilds_of_two_syncs_do_not_meet(harness: &dyn Harness) {
+    for mode in MODES {
+        let job = job(mode);
+        sync(harness, &job, &[batch(&job, &[item(1, "old", 1)])]).await;
+        refresh(harness, &job, true).await;
+        let run = Run::open(harness, &job).await;
+        run.commit(&[batch(&job, &[item(2, "a", 2)])], 1).await;
+        drop(run);
+        let other = job.of_sync("another");
+        sync(harness, &other, &[]).await;
+        refresh(harness, &other, true).await;
+        sync(harness, &other, &[batch(&job, &[item(9, "other", 9)])]).await;
+        sync(harness, &job, &[batch(&job, &[item(3, "b", 3)])]).await;
+        expect(harness, &job, &[item(2, "a", 2), item(3, "b", 3)]).await;
+        expect_history(harness, &job, &[item(2, "a", 2), item(3, "b", 3)]).await;
+    }
+}

@@ -195,3 +195,24 @@ pub async fn an_overtaken_sweep_deletes_nothing(harness: &dyn Harness) {
     expect_history(harness, &job, &all).await;
     newer.release().await;
 }
+
+/// Two syncs that work on one table at the same time do not take what the other has seen for what
+/// was not brought.
+pub async fn sweeps_of_two_syncs_do_not_meet(harness: &dyn Harness) {
+    for mode in MODES {
+        let job = job(mode);
+        let all = [item(1, "a", 1), item(2, "b", 1)];
+        sync(harness, &job, &[batch(&job, &all)]).await;
+        let other = job.of_sync("another").sweeping();
+        let run = Run::open(harness, &job.clone().sweeping()).await;
+        run.commit(&[batch(&job, &all[..1])], 1).await;
+        let second = Run::open(harness, &other).await;
+        second.commit(&[batch(&job, &all)], 1).await;
+        run.commit(&[batch(&job, &all[1..])], 2).await;
+        assert_eq!(second.finish().await.deleted, 0, "{mode}");
+        assert_eq!(run.finish().await.deleted, 0, "{mode}");
+        expect(harness, &job, &all).await;
+        second.release().await;
+        run.release().await;
+    }
+}
