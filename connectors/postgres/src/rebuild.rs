@@ -329,6 +329,33 @@ async fn is_free(session: &Session, old: &Relation) -> Result<bool> {
     Ok(rows.first().map(|row| get::<Option<bool>>(row, 0)).transpose()?.flatten() == Some(true))
 }
 
+/// Refuses a table with whose rows the server would delete or change rows of others: to exchange
+/// rows is to delete them first.
+async fn refuse_followers(
+    session: &Session,
+    plan: &TablePlan,
+    table: &Table,
+    old: &Relation,
+) -> Result<()> {
+    let statement = "
+        SELECT k.conname::text, k.conrelid::regclass::text FROM pg_catalog.pg_constraint k
+        WHERE k.confrelid = $1 AND k.contype = 'f' AND k.confdeltype NOT IN ('a', 'r')
+        ORDER BY 1, 2 LIMIT 1";
+    let rows = catalog::rows(session, statement, &[(&old.oid, Type::OID)]).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let (constraint, follower): (String, String) = (get(row, 0)?, get(row, 1)?);
+    Err(Error::schema("The rows cannot be replaced: rows of another table go or change with them")
+        .context("table", &plan.target.name)
+        .context("referenced table", &table.name)
+        .context("foreign key", &constraint)
+        .context("of the table", &follower)
+        .hint(format!(
+            "make it one that deletes nothing: `ALTER TABLE {follower} DROP CONSTRAINT {}` and add \
+             it again with `DEFERRABLE INITIALLY DEFERRED`, without `ON DELETE`",
+            quote(&constraint)
+        )))
+}
+
 /// Exchanges the rows and keeps the old table with all that belongs to it.
 async fn exchange(
     session: &Session,
@@ -344,6 +371,7 @@ async fn exchange(
             .context("with columns that have changed", &table.name)
             .hint("drop the views, foreign keys, indexes or grants on it, or change its columns by hand"));
     }
+    refuse_followers(session, plan, table, old).await?;
     let columns: Vec<_> = table.column_names().collect();
     let columns = ddl::quoted(&PostgresDialect, &columns);
     let (old, new) = (PostgresDialect.table(&table.name), PostgresDialect.table(new));

@@ -140,6 +140,30 @@ impl PostgresStore {
         transaction.commit().await
     }
 
+    /// Refuses to take the place of a run that is in the middle of a commit: its lease cannot be
+    /// renewed while that lasts. A session that waits for its client is none: that may be stopped.
+    ///
+    /// # Errors
+    /// `Fenced` when the server is at work for an older run.
+    async fn check_idle(&self, sync: &str, held: &Lease) -> Result<()> {
+        let transaction = self.begin().await?;
+        let pattern = format!("{}%", writer_name_prefix(sync));
+        let sql = "SELECT 1 FROM pg_stat_activity \
+                   WHERE application_name LIKE $1 AND pid <> pg_backend_pid() \
+                   AND datname = current_database() AND usename = current_user \
+                   AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client' LIMIT 1";
+        let rows = transaction.rows(sql, &[&pattern]).await?;
+        transaction.commit().await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        Err(Error::fenced("Another run of this sync is in the middle of a commit")
+            .context("sync", sync)
+            .context("host", &held.owner.host)
+            .context("pid", held.owner.pid)
+            .hint("wait until it has ended; `--take-over` ends its right to commit now"))
+    }
+
     /// Ends the sessions of older runs: the lease may be taken, so they may not commit any more.
     /// Where this role may not, their locks time out.
     async fn end_older_sessions(&self, sync: &str) -> Result<()> {
@@ -164,6 +188,10 @@ impl StateStore for PostgresStore {
             let now = transaction.now().await?;
             transaction.commit().await?;
             request.may_take(sync, Some(held), now)?;
+            let is_over = held.released || held.owner.is_alive() == Some(false);
+            if !is_over && !request.take_over {
+                self.check_idle(sync, held).await?;
+            }
             self.end_older_sessions(sync).await?;
         }
         let transaction = self.begin().await?;

@@ -1,6 +1,8 @@
 //! What PostgreSQL promises of rebuilds, sweeps and the state of older versions, beyond the suites.
 
-use highwater_core::{Connector, ErrorKind, Op, SchemaChange, TableName, WriteMode};
+use highwater_core::{
+    Connector, ErrorKind, LeaseRequest, Op, Owner, SchemaChange, TableName, WriteMode,
+};
 use highwater_postgres::PostgresConnector;
 use highwater_testkit::job::{
     Job, Run, delete, record, refresh, sync, try_sync, upsert, visible, visible_history,
@@ -421,4 +423,81 @@ async fn rebuilds_and_sweeps_work_in_a_schema_of_their_own() {
     assert_eq!(database.value(tables).unwrap(), "_highwater_items_tombstones items items_history");
     let name = destination().await.target_name(&TableName::new("items"));
     assert_eq!(name.namespace.as_deref(), Some("raw \"data\""));
+}
+
+/// Rows of others that would go with the rows of the table are not touched: the sync says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_others_follow_are_not_exchanged() {
+    let (database, system) = system();
+    let job = Job::new(item_table("items"), WriteMode::Replace);
+    let rows = [upsert(&items(&job.table, &[item(1, "a", 1)]))];
+    sync(&system, &job, &rows).await;
+    database.execute(
+        "CREATE TABLE notes (item bigint CONSTRAINT of_item REFERENCES items (id) ON DELETE CASCADE);
+         INSERT INTO notes VALUES (1)",
+    );
+    let refused = error(try_sync(&system, &job, &rows).await.map(drop));
+    assert_eq!(refused.kind(), ErrorKind::Schema, "{refused}");
+    assert_eq!(refused.context_value("foreign key"), Some("of_item"));
+    assert_eq!(database.value("SELECT count(*) FROM notes").unwrap(), "1");
+    // One that is checked at the end, and deletes nothing, is no hindrance.
+    database.execute(
+        "ALTER TABLE notes DROP CONSTRAINT of_item, ADD CONSTRAINT of_item FOREIGN KEY (item)
+         REFERENCES items (id) DEFERRABLE INITIALLY DEFERRED",
+    );
+    sync(&system, &job, &rows).await;
+    assert_eq!(database.value("SELECT count(*) FROM notes").unwrap(), "1");
+}
+
+/// A commit may take longer than a lease lasts without a sign of life: only a run that is told to
+/// takes its place.
+#[tokio::test]
+async fn a_run_in_the_middle_of_a_commit_is_not_ended() {
+    let (database, system) = system();
+    let job = history_job();
+    let first = Run::open(&system, &job).await;
+    database.execute("UPDATE _highwater.lease SET renewed_at = 0");
+    let name = format!("highwater {:016x} 1", xxhash_rust::xxh3::xxh3_64(job.sync.as_bytes()));
+    let url = database.url().to_owned();
+    let working = format!("SET application_name = '{name}'; SELECT pg_sleep(600)");
+    let shown = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}'
+         AND query LIKE '%pg_sleep%' AND state = 'active'"
+    );
+    let database = std::sync::Arc::new(database);
+    let server = std::sync::Arc::clone(&database);
+    let commit = std::thread::spawn(move || server.try_execute(&working));
+    while database.value(&shown).as_deref() != Some("1") {
+        tokio::task::yield_now().await;
+    }
+    let second = System::at(&database, url);
+    let request = |take_over| LeaseRequest { owner: Owner::this_process(), take_over };
+    let destination = highwater_testkit::harness::Harness::destination(&second).await;
+    let store = destination.state_store().unwrap();
+    let refused = error(store.open(&job.sync, &request(false)).await.map(drop));
+    assert_eq!(refused.kind(), ErrorKind::Fenced, "{refused}");
+    assert!(!commit.is_finished());
+    store.open(&job.sync, &request(true)).await.unwrap();
+    assert!(commit.join().unwrap().is_err(), "ended by the run that was told to");
+    drop(first);
+}
+
+/// Deletions that come right after the rows of a new table find them by their key.
+#[tokio::test]
+async fn many_rows_of_a_new_table_are_deleted_at_once() {
+    const ROWS: i64 = 30_000;
+    let (database, system) = system();
+    database.execute(&format!(
+        "ALTER DATABASE {} SET enable_nestloop = on; ALTER DATABASE {} SET statement_timeout = '60s'",
+        database.name(),
+        database.name()
+    ));
+    for table in [item_table("items"), loose_item_table("loose", &["id"])] {
+        let job = Job::new(table.clone(), WriteMode::Overwrite);
+        let all: Vec<_> = (0..ROWS).map(|id| item(id, "a", 1)).collect();
+        let gone: Vec<_> = (1..ROWS).map(|id| item(id, "", 1).deletion()).collect();
+        let changes = [upsert(&items(&table, &all)), delete(&items(&table, &gone))];
+        sync(&system, &job, &changes).await;
+        assert_same(&visible(&system, &job).await, &[items(&table, &all[..1])]);
+    }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::Schema;
 use highwater_core::{Batch, CommittedTables, Error, Op, Result, Table, TableName, TablePlan};
-use highwater_sql::{Dialect, ddl, derived};
+use highwater_sql::{Dialect, ddl, derived, merge};
 
 use crate::dialect::PostgresDialect;
 use crate::encode::Staged;
+use crate::keys;
 use crate::load::Load;
-use crate::session::{Session, quote};
+use crate::session::Session;
 
 /// So many bytes of a table wait for the end of another table's COPY.
 const WAITING_BYTES: usize = 1 << 20;
@@ -181,18 +182,11 @@ impl Open {
         let staged = Staged { first_ordinal: 0, operation: "d" };
         load.write(&self.session, &batch.rows, Some(staged)).await?;
         load.finish(&self.session).await?;
-        let same: Vec<String> = table
-            .target
-            .primary_key
-            .iter()
-            .map(|key| {
-                PostgresDialect.same(&format!("t.{}", quote(key)), &format!("s.{}", quote(key)))
-            })
-            .collect();
+        let by_key = keys::as_they_are(&self.session, table, staging, "true").await?;
         let statement = format!(
             "DELETE FROM {} AS t USING {staging} AS s WHERE {}",
             PostgresDialect.table(&table.target.name),
-            same.join(" AND ")
+            merge::same_key(&PostgresDialect, &by_key, "t", "s"),
         );
         let removed = self.session.execute_typed(&statement, &[]).await;
         let removed = removed.map_err(|e| self.session.error("remove rows", e))?;
