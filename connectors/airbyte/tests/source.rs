@@ -64,6 +64,20 @@ async fn states_of_the_whole_source_are_kept_with_those_of_its_streams() {
 }
 
 #[tokio::test]
+async fn a_source_that_changed_to_a_state_per_stream_is_not_given_the_one_of_the_whole() {
+    let rows = [row("a", 1, "1"), row("b", 2, "2")];
+    let wanted = [("a", Incremental, Append), ("b", Incremental, Append)];
+    let of_all = rows_shop(&rows, json!({"global": true}));
+    let before = of_all.read(&wanted).await.state();
+    let shop = rows_shop(&rows, json!({}));
+    let after = shop.read_from(&wanted, &before).await.state();
+    assert!(after.cursors[&CursorKey::Global].0.is_null());
+    shop.read_from(&wanted, &after).await;
+    let given = json_in(&shop.calls("read")[1].join("state.json"));
+    assert_eq!(given[0]["type"], "STREAM", "{given}");
+}
+
+#[tokio::test]
 async fn no_state_commits_rows_of_another_stream() {
     let lines = vec![
         record("a", 1),

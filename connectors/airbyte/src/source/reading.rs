@@ -60,6 +60,9 @@ pub(crate) struct Reading {
     way: Way,
     /// Whether the states are GLOBAL; `None` before the first.
     is_global: Option<bool>,
+    /// Whether the read began with a position of the whole source. One that keeps a state per
+    /// stream now has no use for it, and would be given it for ever.
+    began_global: bool,
     /// Records of streams that were not asked for.
     strangers: BTreeMap<TableName, u64>,
     /// A complete table that its end covers. Its last state may still come and be counted.
@@ -117,6 +120,7 @@ impl Reading {
             order: Order::new(traits, MEMORY_BYTES, DISK_BYTES),
             way: Way { output, tables },
             is_global: None,
+            began_global: false,
             strangers: BTreeMap::new(),
             closing: None,
             cut: None,
@@ -130,6 +134,13 @@ impl Reading {
     /// As a destination reads: states are given back.
     pub(crate) fn echoing(self, echo: Echo) -> Self {
         Self { echo: Some(echo), ..self }
+    }
+
+    /// With what the read began.
+    pub(super) fn after(mut self, state: &highwater_core::State) -> Self {
+        let global = state.cursors.get(&CursorKey::Global);
+        self.began_global = global.is_some_and(|cursor| !cursor.0.is_null());
+        self
     }
 
     /// Takes all lines.
@@ -286,7 +297,10 @@ impl Reading {
         if !traits.at_end {
             let stream = Some(self.lanes[lane].name().clone());
             let value = self.echoed(stream, counted, value_of(state.state))?;
-            let cursor = Checkpoint::of(self.lanes[lane].cursor_key.clone(), value);
+            let mut cursor = Checkpoint::of(self.lanes[lane].cursor_key.clone(), value);
+            if self.began_global {
+                cursor.cursors.insert(CursorKey::Global, Cursor(Value::Null));
+            }
             return self.order.state(lane, cursor, &mut self.way);
         }
         if self.closing == Some(lane) {

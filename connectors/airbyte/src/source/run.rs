@@ -45,14 +45,15 @@ pub(super) async fn read(
 ) -> Result<Completion> {
     let streams = source.streams().await?;
     let catalog = request::catalog(plan, streams)?;
-    let state = request::state(plan, state, streams);
+    let begin = state;
+    let state = request::state(plan, begin, streams);
     let mut running = tokio::select! {
         running = source.connector.read(&catalog, &state) => running?,
         () = stopping(&output) => return Ok(Completion::Stopped),
     };
     crash::at(CrashPoint::ReadSnapshot);
     let name = source.connector.name();
-    let reading = Reading::new(name, running.ear(), plan, streams, output.clone())?;
+    let reading = Reading::new(name, running.ear(), plan, streams, output.clone())?.after(begin);
     let (pieces, taken) = mpsc::channel(PIECES_IN_FLIGHT);
     let decoding = spawn_blocking(move || reading.run(taken));
     let pumped = pump(&mut running, pieces, &output).await;
