@@ -48,7 +48,8 @@ fn write(folder: &Folder, input: &[Value], crash: Option<(CrashPoint, u64)>) -> 
 
 /// The ids that are durable, in the table or in the one that is to replace it.
 fn durable(folder: &Folder) -> BTreeSet<String> {
-    let tables = "SELECT name FROM sqlite_master WHERE name IN ('users', '_highwater_users_new')";
+    let tables = "SELECT name FROM sqlite_master \
+                  WHERE name = 'users' OR name GLOB '_highwater_users_*_new'";
     let tables = folder.query("copy.db", tables);
     let ids = tables.iter().flat_map(|table| {
         let query = format!("SELECT id FROM \"{}\"", table[0]);
