@@ -24,9 +24,9 @@ pub(super) fn stream(table: &Table, settings: &Settings) -> Result<AirbyteStream
     let cursor = own.cursor.as_ref().or(table.cursor_field.as_ref());
     let fields = table.schema.fields().iter().map(AsRef::as_ref);
     let mut modes = vec![SyncMode::FullRefresh];
-    // PyAirbyte takes the last one that it is offered, also where nobody has named a cursor field.
-    let has_cursor = cursor.is_some() || table.source_defined_cursor;
-    if has_cursor && own.read_mode != Some(ReadMode::FullRefresh) {
+    // Whoever asks may choose any column as the cursor field. PyAirbyte takes the last mode that it
+    // is offered also where nobody has: `read_mode` in the settings offers less.
+    if own.read_mode != Some(ReadMode::FullRefresh) {
         modes.push(SyncMode::Incremental);
     }
     Ok(AirbyteStream {
@@ -106,7 +106,7 @@ pub(super) fn read_options(
             .context("stream", &name)
             .hint(format!(
                 "choose one for the stream, or name it in the configuration: table_options: \
-                 {{{}: {{cursor: updated_at}}}}; or read the stream as a full refresh",
+                 {{{}: {{cursor: updated_at}}}}; without one: {{read_mode: full_refresh}}",
                 name.name
             )));
     }

@@ -78,13 +78,14 @@ fn the_tables_are_streams() {
     let folder = shop();
     folder.write(
         "config.json",
-        json!({"connection_string": "shop.db", "table_options": {"users": {"cursor": "at"}}}),
+        json!({"connection_string": "shop.db", "table_options": {"users": {"cursor": "at"},
+            "*": {"read_mode": "full_refresh"}}}),
     );
     let said = folder.run("source-sqlite", "discover --config config.json", &[]).expect(0);
     let streams = said.of("CATALOG")[0]["streams"].as_array().unwrap().clone();
     let names: Vec<_> = streams.iter().map(|stream| stream["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["notes", "users"]);
-    // Nobody has named a cursor: who takes all that is offered must be able to read it.
+    // Without a column that could be a cursor.
     assert_eq!(streams[0]["supported_sync_modes"], json!(["full_refresh"]));
     let users = &streams[1];
     assert_eq!(users["source_defined_primary_key"], json!([["id"]]));
