@@ -192,7 +192,8 @@ pub(crate) fn check_column_names(table: &Table, capabilities: &Capabilities) -> 
 
 /// The mapping that gives a column the first `limit` bytes of its name, and what stands behind it.
 fn renamed(name: &str, limit: usize, behind: &str) -> String {
-    let start = &name[..name.floor_char_boundary(limit)];
+    let ends = (0..=limit.min(name.len())).rev();
+    let start = &name[..ends.into_iter().find(|at| name.is_char_boundary(*at)).unwrap_or(0)];
     let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let mark = if is_plain { "" } else { "'" };
     let quoted = |text: &str| format!("{mark}{}{mark}", text.replace('\'', "''"));

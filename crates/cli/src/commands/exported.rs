@@ -34,7 +34,8 @@ struct Stream<'a> {
 /// Whether it is such a form; what it says of which streams.
 fn collect<'a>(value: &'a Value, into: &mut Vec<Stream<'a>>) -> bool {
     if let Value::Array(states) = value {
-        return states.iter().fold(false, |any, state| collect(state, into) || any);
+        // All are collected, also behind the first one.
+        return states.iter().filter(|state| collect(state, into)).count() > 0;
     }
     let get = |names: [&str; 2]| names.into_iter().find_map(|name| value.get(name));
     if let Some(descriptor) = get(["stream_descriptor", "streamDescriptor"]) {

@@ -78,7 +78,7 @@ fn a_refresh_that_cannot_be() {
 fn a_table_that_no_sync_has_read() {
     let mut session = shop("write_mode: append-dedup");
     assert_eq!(session.run("state reset sync.yml --all"), 0);
-    assert_eq!(session.run("refresh sync.yml * --log-format json --json"), 0);
+    assert_eq!(session.run("refresh sync.yml * --tasks 1 --log-format json --json"), 0);
     session.matches("refresh_new");
 }
 
