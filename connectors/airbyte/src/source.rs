@@ -10,6 +10,7 @@
 //! | `lanes` | a table under way |
 //! | `order` | rows and states in an order in which nothing uncovered is committed |
 //! | `spill` | rows that wait on disk |
+//! | `way` | from the decoding thread to the writers |
 
 pub(crate) mod echo;
 mod lanes;
@@ -19,6 +20,7 @@ mod request;
 mod run;
 mod spill;
 pub(crate) mod streams;
+mod way;
 
 use async_trait::async_trait;
 use highwater_core::{

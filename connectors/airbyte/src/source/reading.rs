@@ -6,19 +6,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
 use bytes::Bytes;
-use highwater_core::{
-    Batch, Checkpoint, Cursor, CursorKey, Error, Op, Output, Plan, Result, Table, TableName,
-};
+use highwater_core::{Checkpoint, Cursor, CursorKey, Error, Output, Plan, Result, TableName};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::echo::Echo;
 use super::lanes::Lane;
-use super::order::{DISK_BYTES, Exit, MEMORY_BYTES, Order};
+use super::order::{DISK_BYTES, MEMORY_BYTES, Order};
 use super::request::global_cursor;
 use super::streams::{Streams, table_name};
+use super::way::Way;
 use crate::host::{Ear, Failure};
 use crate::protocol::{
     Message, Progress, State, StateMessage, Stats, StreamDescriptor, StreamState, StreamStatus,
@@ -74,24 +72,6 @@ pub(crate) struct Reading {
     gathered: usize,
     /// Where the lines come from somebody who wants to hear what is durable.
     echo: Option<Echo>,
-}
-
-/// To the writers.
-#[derive(Debug)]
-struct Way {
-    output: Output,
-    tables: Vec<Arc<Table>>,
-}
-
-impl Exit for Way {
-    fn rows(&mut self, table: usize, rows: RecordBatch) -> Result<()> {
-        let table = Arc::clone(&self.tables[table]);
-        self.output.blocking_batch(Batch { table, op: Op::Upsert, rows })
-    }
-
-    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        self.output.blocking_checkpoint(checkpoint)
-    }
 }
 
 impl Reading {
