@@ -183,6 +183,22 @@ impl SavedVersions {
                     .hint(reset_hint(table))
             })
     }
+
+    /// The transactions whose row versions were delivered, as rows show them.
+    ///
+    /// # Errors
+    /// `Config` when they cannot be read.
+    pub(crate) fn delivered(&self, table: &TableName) -> Result<impl Iterator<Item = u32>> {
+        Ok(self.delivered_ids(table)?.into_iter().map(|xid| xid as u32))
+    }
+
+    fn delivered_ids(&self, table: &TableName) -> Result<BTreeSet<u64>> {
+        parse_ranges(&self.delivered).ok_or_else(|| {
+            Error::config("The saved cursor is damaged")
+                .context("table", table)
+                .hint(reset_hint(table))
+        })
+    }
 }
 
 pub(crate) fn reset_hint(table: &TableName) -> String {
@@ -277,14 +293,7 @@ impl VersionRead {
             prepared.values().try_fold(probe.horizon, |bound, held| Some(bound.min((*held)?)))
         };
         let known = match &saved {
-            Some(saved) => parse_ranges(&saved.delivered)
-                .ok_or_else(|| {
-                    Error::config("The saved cursor is damaged")
-                        .context("table", name)
-                        .hint(reset_hint(name))
-                })?
-                .into_iter()
-                .collect(),
+            Some(saved) => saved.delivered_ids(name)?,
             None => BTreeSet::new(),
         };
         let mut read = Self {

@@ -92,8 +92,7 @@ impl PostgresSource {
             };
             if let Some(saved) = &saved {
                 let quoted = read::quoted_name(&relation);
-                let then = (&saved.files, saved.snapshot_xmin);
-                storage::check_not_rewritten(&session, table, &quoted, then, &files).await?;
+                storage::check_not_rewritten(&session, table, &quoted, saved, &files).await?;
             }
             let now = TableNow {
                 oid: relation.oid,

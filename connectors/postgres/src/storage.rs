@@ -2,14 +2,15 @@
 //! so that nothing is told from what was delivered.
 //!
 //! A rewrite changes the file that a table is stored in. VACUUM FULL and CLUSTER do so as well but
-//! keep the ids; then rows older than the last snapshot are still there.
+//! keep the ids; then rows that were delivered are still there.
 
 use std::collections::BTreeMap;
 
 use highwater_core::{Error, Result, TablePlan, WriteMode};
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::catalog::{self, get};
+use crate::horizon::SavedVersions;
 use crate::session::Session;
 
 /// The storage files of a table and its partitions, by their object ids.
@@ -36,13 +37,12 @@ pub(crate) async fn check_not_rewritten(
     session: &Session,
     table: &TablePlan,
     quoted: &str,
-    saved: (&Files, u64),
+    saved: &SavedVersions,
     now: &Files,
 ) -> Result<()> {
-    let (then, snapshot_xmin) = saved;
     let changed: Vec<u32> = now
         .iter()
-        .filter(|(oid, file)| then.get(oid).is_some_and(|before| before != *file))
+        .filter(|(oid, file)| saved.files.get(oid).is_some_and(|before| before != *file))
         .map(|(oid, _)| *oid)
         .collect();
     let adds = matches!(table.write_mode, WriteMode::Append | WriteMode::AppendDedup);
@@ -52,10 +52,15 @@ pub(crate) async fn check_not_rewritten(
     let statement = format!(
         "SELECT EXISTS (SELECT 1 FROM {quoted} WHERE tableoid = ANY ($1))
             AND NOT EXISTS (SELECT 1 FROM {quoted} WHERE tableoid = ANY ($1)
-              AND pg_catalog.age(xmin) > pg_catalog.age('{}'::pg_catalog.xid))",
-        snapshot_xmin as u32
+              AND (pg_catalog.age(xmin) > pg_catalog.age('{}'::pg_catalog.xid)
+                   OR xmin = ANY ($2::text[]::pg_catalog.xid[])))",
+        saved.snapshot_xmin as u32
     );
-    let rows = catalog::rows(session, &statement, &[(&changed, Type::OID_ARRAY)]).await?;
+    let delivered: Vec<String> =
+        saved.delivered(table.name())?.map(|xid| xid.to_string()).collect();
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&changed, Type::OID_ARRAY), (&delivered, Type::TEXT_ARRAY)];
+    let rows = catalog::rows(session, &statement, &parameters).await?;
     let rewritten = rows.first().map_or(Ok(false), |row| get::<bool>(row, 0))?;
     if !rewritten {
         return Ok(());

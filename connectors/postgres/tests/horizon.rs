@@ -168,6 +168,25 @@ async fn a_rewritten_table_is_not_added_again() {
 }
 
 #[tokio::test]
+async fn a_table_that_was_vacuumed_beside_a_long_transaction_is_not_rewritten() {
+    let database = database();
+    // It holds back the snapshot of every session, whatever it writes.
+    let long = Open::new(&database).await;
+    long.run("CREATE TABLE other (id int); BEGIN; INSERT INTO other VALUES (1)").await;
+    database.execute(
+        "CREATE TABLE events (id int PRIMARY KEY, at timestamptz DEFAULT now());
+         INSERT INTO events VALUES (1), (2)",
+    );
+    let mut reader = reader(&database, "at").await;
+    assert_eq!(reader.sync().await, ["1", "2"]);
+    database.execute("VACUUM FULL events");
+    database.execute("INSERT INTO events VALUES (3)");
+    assert_eq!(reader.sync().await, ["3"]);
+    database.execute("ALTER TABLE events SET UNLOGGED");
+    assert_eq!(error(reader.try_sync().await).kind(), ErrorKind::Schema);
+}
+
+#[tokio::test]
 async fn cursors_without_a_clock_find_late_and_small_values() {
     let (database, mut reader) = events("(5), (6)").await;
     reader.table().cursor_field = Some("id".into());
