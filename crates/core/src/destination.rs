@@ -135,6 +135,13 @@ pub trait Destination: Send + Sync {
         type_name(field)
     }
 
+    /// Whether it takes the rows of this table as they come in a wire form: every value is in the
+    /// form in which the column of [`TablePlan::target`] is loaded.
+    fn takes_wire_form(&self, form: &str, table: &TablePlan) -> bool {
+        let _ = (form, table);
+        false
+    }
+
     /// Whether the table of this plan can be made anew beside the old one, as
     /// [`crate::TablePlan::rebuild`] says. Asked before anything is changed for it.
     ///

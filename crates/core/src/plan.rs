@@ -201,6 +201,17 @@ pub struct TablePlan {
     /// Whether a full read may be cut into parts that are committed one by one. Only where doing
     /// a part twice changes nothing.
     pub divisible: bool,
+    /// Whether a deletion of many rows at once is refused: more than
+    /// [`Self::MASS_DELETE_SHARE`] of the table, or all of it. Holds for what a full read or a
+    /// comparison of keys did not find any more, not for deletions that the source reports.
+    #[serde(default)]
+    pub guards_deletes: bool,
+    /// The wire form in which the source sends its rows and the destination takes them, where
+    /// nothing has to look at them in between. A batch of upserts then has one Binary column,
+    /// whose field says so ([`crate::types::RECORD`]: `line:FORM`): a row's value is the row as
+    /// the source system sent it. What else is said of batches does not hold for these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded: Option<String>,
     /// Whether its rows are cursors that cover the rows of the plan's other tables. A destination
     /// without transactions makes them durable after those, never before.
     #[serde(default)]
@@ -214,6 +225,9 @@ pub struct TablePlan {
 }
 
 impl TablePlan {
+    /// See [`Self::guards_deletes`].
+    pub const MASS_DELETE_SHARE: f64 = 0.3;
+
     /// A table that is read and written in a mode, with everything else at its default.
     pub fn new(
         source: Arc<Table>,
@@ -239,6 +253,8 @@ impl TablePlan {
             lookback: 0,
             history_retention_seconds: None,
             divisible: false,
+            guards_deletes: false,
+            forwarded: None,
             is_state: false,
             changes: Vec::new(),
             guarantee: Guarantee::ExactlyOnce,

@@ -220,6 +220,13 @@ pub trait Source: Send + Sync {
     /// How often a row version of this table is sent, seen over syncs.
     fn delivery(&self, table: &TablePlan) -> SourceDelivery;
 
+    /// The wire form in which it can send the rows of this table as they are: exactly the columns
+    /// of [`TablePlan::source`], in that order. `None`: only as columns.
+    fn wire_form(&self, table: &TablePlan) -> Option<&'static str> {
+        let _ = table;
+        None
+    }
+
     /// Whether `table` can be read as planned, and what the user should know about it: one
     /// sentence each, shown by `plan`. Called once per table after the modes are settled; may
     /// look at the system and reads no rows.
