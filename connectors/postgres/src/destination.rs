@@ -20,7 +20,7 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::catalog::{self, Selection, get};
 use crate::changes::{self, Recreated};
 use crate::conninfo::Target;
-use crate::dialect::{PostgresDialect, STATE_SCHEMA};
+use crate::dialect::{self, PostgresDialect, STATE_SCHEMA};
 use crate::outcome;
 use crate::read_back;
 use crate::rebuild;
@@ -167,6 +167,14 @@ impl PostgresDestination {
     }
 }
 
+/// Whether a column is made with the type that PostgreSQL declared at the source, and loaded in
+/// that type's own binary form.
+fn is_loaded_as_sent(field: &Field) -> bool {
+    let declared = dialect::declared(field);
+    let made = PostgresDialect.column_type(field);
+    declared.is_some() && made.is_ok_and(|made| declared == Some(&made)) && !dialect::is_cast(field)
+}
+
 /// Removes the rows of this source that this run has not brought.
 async fn delete_stale(session: &Session, plan: &Plan, table: &TablePlan) -> Result<Committed> {
     let (time, source) = (quote(SYNC_TIME), quote(SOURCE_NAME));
@@ -248,6 +256,11 @@ impl Destination for PostgresDestination {
             namespace: self.connector.schema().map(str::to_owned),
             name: source.name.clone(),
         }
+    }
+
+    fn takes_wire_form(&self, form: &str, table: &TablePlan) -> bool {
+        form == crate::types::COPY
+            && table.target.schema.fields().iter().all(|f| is_loaded_as_sent(f))
     }
 
     async fn describe(&self, names: &[TableName]) -> Result<Vec<Option<ExistingTable>>> {

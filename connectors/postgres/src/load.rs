@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, BinaryArray, RecordBatch};
+use arrow_buffer::{ArrowNativeType, Buffer};
 use bytes::{Bytes, BytesMut};
 use futures::SinkExt;
 use highwater_core::{Error, Result};
@@ -69,6 +70,24 @@ impl Load {
         Ok(())
     }
 
+    /// Sends rows as another COPY gave them.
+    ///
+    /// # Errors
+    /// As the server's.
+    pub(crate) async fn forward(&mut self, session: &Session, rows: &BinaryArray) -> Result<()> {
+        self.rows_sent += rows.len() as u64;
+        let offsets = rows.value_offsets();
+        let start = offsets.first().map_or(0, |offset| offset.as_usize());
+        let end = offsets.last().map_or(start, |offset| offset.as_usize());
+        // The rows lie one after the other, as they are to be sent: they are not copied.
+        let tuples = Bytes::from_owner(Tuples(rows.values().slice_with_length(start, end - start)));
+        let failed = |e| session.error("load rows", e);
+        if !self.buffer.is_empty() {
+            self.sink.feed(self.buffer.split().freeze()).await.map_err(failed)?;
+        }
+        self.sink.feed(tuples).await.map_err(failed)
+    }
+
     /// Ends the COPY, and counts: every row that was sent has to be there.
     ///
     /// # Errors
@@ -86,5 +105,14 @@ impl Load {
             .context("sent", self.rows_sent)
             .context("loaded", loaded)
             .hint("a trigger on the destination table leaves rows out: disable it, or write into a table without it"))
+    }
+}
+
+/// Tuples in the memory that they were read into.
+struct Tuples(Buffer);
+
+impl AsRef<[u8]> for Tuples {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }

@@ -15,6 +15,9 @@ use crate::catalog::{Column, UserTypes};
 /// The system name in declared types.
 pub(crate) const SYSTEM: &str = "postgresql";
 
+/// The wire form of rows that are forwarded: the tuples of a binary COPY.
+pub(crate) const COPY: &str = "postgresql-copy";
+
 /// How the values of a column travel in binary COPY.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wire {

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::deletions;
 use crate::events::Event;
+use crate::forwarding;
 use crate::metadata;
 use crate::options::{Keeper, RunOptions, StateTable, Target};
 use crate::planning::state_store;
@@ -264,6 +265,9 @@ impl Lane {
     async fn pass(&mut self, batch: &Batch) -> Result<()> {
         let name = &batch.table.name;
         let Some(table) = self.plan.tables.get(name) else { return Ok(()) };
+        if forwarding::is_forwarded(batch, table) {
+            return self.hand_on(batch.clone()).await;
+        }
         let staged = self.stage.apply(batch, &self.plan, table)?;
         if let Some(staged) = &staged {
             *self.outcome.rows_filtered.entry(name.clone()).or_default() += staged.filtered;

@@ -6,6 +6,7 @@ mod adopt;
 mod deletions;
 mod draft;
 pub mod events;
+mod forwarding;
 mod groups;
 pub mod intake;
 mod lanes;

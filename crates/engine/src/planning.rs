@@ -13,6 +13,7 @@ use highwater_core::{
 
 use crate::adopt;
 use crate::draft::Drafter;
+use crate::forwarding;
 use crate::metadata;
 use crate::options::{Deletes, Generation, SyncRequest, Target};
 use crate::quarantine;
@@ -282,6 +283,7 @@ impl<'a> Selector<'a> {
             .context("destination table", &draft.target.name)
             .hint("run `highwater migrate` first, or leave --no-migrate out"));
         }
+        draft.forwarded = forwarding::form(self.source, self.request, target, draft);
         Ok(())
     }
 }

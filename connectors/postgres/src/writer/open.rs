@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_array::cast::AsArray;
+use arrow_array::{BinaryArray, RecordBatch, RecordBatchOptions};
 use arrow_schema::Schema;
+use highwater_core::types::record_form;
 use highwater_core::{Batch, CommittedTables, Error, Op, Result, Table, TableName, TablePlan};
 use highwater_sql::{Dialect, ddl, derived, merge};
 
@@ -12,7 +14,7 @@ use crate::dialect::PostgresDialect;
 use crate::encode::Staged;
 use crate::keys;
 use crate::load::Load;
-use crate::session::Session;
+use crate::session::{Session, literal, quote};
 
 /// So many bytes of a table wait for the end of another table's COPY.
 const WAITING_BYTES: usize = 1 << 20;
@@ -33,8 +35,9 @@ pub(super) struct Open {
     /// What was done before the commit, because a condition had to find it in its table.
     pub(super) settled: CommittedTables,
     pub(super) settled_rows: BTreeMap<TableName, u64>,
-    /// The COPY that is open, and the table whose rows it takes. One at a time on a session.
-    load: Option<(TableName, Load)>,
+    /// The COPY that is open, the table whose rows it takes, and whether it takes their place in
+    /// the staging table with them. One at a time on a session.
+    load: Option<(TableName, bool, Load)>,
     /// Rows of other tables than the one that is loaded: to end a COPY for every batch would make
     /// many small ones of it.
     waiting: BTreeMap<TableName, Waiting>,
@@ -97,7 +100,7 @@ impl Open {
     /// Whether rows of the table can be sent at once: its COPY is open, or none is.
     pub(super) fn takes(&self, name: &TableName) -> bool {
         match &self.load {
-            Some((loading, _)) => loading == name,
+            Some((loading, ..)) => loading == name,
             None => self.waiting.is_empty(),
         }
     }
@@ -146,25 +149,33 @@ impl Open {
         loaded.rows += rows;
         loaded.deletes |= batch.op == Op::Delete;
         let into = loaded.into.clone();
-        if self.load.as_ref().is_none_or(|(loading, _)| loading != name) {
+        let forwarded = forwarded(batch, table)?;
+        // Rows that are forwarded into a staging table get their places there from its defaults.
+        let is_numbered = staged.is_some() && forwarded.is_none();
+        let fits = |open: &(TableName, bool, Load)| open.0 == *name && open.1 == is_numbered;
+        if !self.load.as_ref().is_some_and(fits) {
             self.finish_load().await?;
+            if let (Some(staged), Some(_)) = (&staged, forwarded) {
+                number_from(&self.session, &into, staged).await?;
+            }
             let staging = [derived::ORDINAL, derived::OPERATION];
-            let extra = if staged.is_some() { &staging[..] } else { &[] };
+            let extra = if is_numbered { &staging[..] } else { &[] };
             let columns = table.target.column_names().chain(extra.iter().copied());
             let load = Load::begin(&self.session, &into, columns).await?;
-            self.load = Some((name.clone(), load));
+            self.load = Some((name.clone(), is_numbered, load));
         }
-        match &mut self.load {
-            Some((_, load)) => {
+        match (&mut self.load, forwarded) {
+            (Some((_, _, load)), Some(rows)) => load.forward(&self.session, rows).await,
+            (Some((_, _, load)), None) => {
                 load.write(&self.session, &as_planned(&batch.rows, &table.target), staged).await
             }
-            None => Err(Error::internal("A COPY that was begun is not there")),
+            (None, _) => Err(Error::internal("A COPY that was begun is not there")),
         }
     }
 
     /// Ends the COPY that is open.
     pub(super) async fn finish_load(&mut self) -> Result<()> {
-        let Some((name, load)) = self.load.take() else { return Ok(()) };
+        let Some((name, _, load)) = self.load.take() else { return Ok(()) };
         load.finish(&self.session).await.map_err(|error| error.context("table", name))
     }
 
@@ -196,6 +207,35 @@ impl Open {
         }
         self.session.run("drop a staging table", &format!("DROP TABLE {staging}")).await
     }
+}
+
+/// The rows of a batch that are forwarded, if they are.
+fn forwarded<'a>(batch: &'a Batch, table: &TablePlan) -> Result<Option<&'a BinaryArray>> {
+    if batch.op == Op::Delete || table.forwarded.is_none() {
+        return Ok(None);
+    }
+    let schema = batch.rows.schema_ref();
+    match schema.fields().first() {
+        Some(field) if record_form(field) == table.forwarded.as_deref() => {
+            let rows = batch.rows.column(0).as_binary_opt();
+            rows.map(Some).ok_or_else(|| Error::internal("Forwarded rows have another type"))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Lets a staging table number the rows that come without a place, from that of the first one on.
+async fn number_from(session: &Session, staging: &str, first: &Staged) -> Result<()> {
+    let (ordinal, operation) = (quote(derived::ORDINAL), quote(derived::OPERATION));
+    let (from, named) = (first.first_ordinal, literal(first.operation));
+    let statements = format!(
+        "CREATE TEMP SEQUENCE IF NOT EXISTS \"_highwater_places\" MINVALUE 0;
+         ALTER SEQUENCE pg_temp.\"_highwater_places\" RESTART WITH {from};
+         ALTER TABLE {staging}
+           ALTER COLUMN {ordinal} SET DEFAULT nextval('pg_temp.\"_highwater_places\"'),
+           ALTER COLUMN {operation} SET DEFAULT {named}"
+    );
+    session.run("number staged rows", &statements).await
 }
 
 /// The rows under the fields of the plan: these say what was declared, and what was declared says
