@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bench;
+mod forwarding;
 mod generations;
 mod intake;
 mod later;
