@@ -1,12 +1,15 @@
 //! Connections: opening one, the session settings that make values and texts stable, and what
 //! the errors of the server mean.
 
+use std::sync::Arc;
+
 use highwater_core::{Error, ErrorKind, Result};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::conninfo::{Place, Target};
+use crate::pool::Idle;
 use crate::rights;
 use crate::tls::{self, TlsLevel};
 
@@ -21,11 +24,14 @@ const SETTINGS: &[(&str, &str)] = &[
     ("xmloption", "content"),
     ("lc_monetary", "C"),
     ("statement_timeout", "0"),
-    ("transaction_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("lock_timeout", "60s"),
     ("client_min_messages", "warning"),
 ];
+
+/// More of them, each with the first major version that has it.
+const NEWER_SETTINGS: &[(u32, (&str, &str))] =
+    &[(14, ("idle_session_timeout", "0")), (17, ("transaction_timeout", "0"))];
 
 /// An open connection. Dropping it closes the socket at once, also in the middle of a reply, so
 /// that the server ends what it was doing.
@@ -34,6 +40,10 @@ pub(crate) struct Session {
     connection: JoinHandle<()>,
     place: Place,
     writes: bool,
+    /// Its `application_name`, where it is not the one of the connection string.
+    name: Option<String>,
+    /// Where it waits for its next use, if it is used again.
+    home: Option<Arc<Idle>>,
 }
 
 impl Drop for Session {
@@ -51,35 +61,63 @@ impl std::ops::Deref for Session {
 }
 
 impl Session {
-    /// Connects and applies the session settings; `extra` come last.
+    /// Connects and applies the session settings; `extra` come last. `name` is an
+    /// `application_name` instead of the one of the connection string.
     ///
     /// # Errors
     /// `Transient` when the server cannot be reached or is starting, `Config` when it refuses
     /// user, password or database, or TLS fails. Host, port, database and user are named, the
     /// password is not.
-    pub(crate) async fn open(target: &Target, extra: &[(&str, &str)]) -> Result<Self> {
+    pub(crate) async fn open(
+        target: &Target,
+        extra: &[(&str, &str)],
+        name: Option<&str>,
+    ) -> Result<Self> {
         let place = target.place.clone();
-        let (client, connection) = match connect(&target.config, target).await {
+        let named = name.map(|name| {
+            let mut config = target.config.clone();
+            config.application_name(name);
+            config
+        });
+        let config = named.as_ref().unwrap_or(&target.config);
+        let connected = match connect(config, target).await {
             // As libpq: `prefer` tries again without encryption.
             Err(error) if target.tls.level == TlsLevel::Prefer && is_tls(&error) => {
-                let mut plain = target.config.clone();
+                let mut plain = config.clone();
                 plain.ssl_mode(tokio_postgres::config::SslMode::Disable);
                 connect(&plain, target).await
             }
             other => other,
-        }
-        .map_err(|failure| failure.into_error(&place))?;
-        let session = Self { client, connection, place, writes: target.writes };
-        session.apply(SETTINGS).await?;
-        session.apply(extra).await?;
+        };
+        let connected = connected.map_err(|failure| failure.into_error(&place))?;
+        let session = Self {
+            client: connected.client,
+            connection: connected.task,
+            place,
+            writes: target.writes,
+            name: name.map(str::to_owned),
+            home: None,
+        };
+        session.apply(&settings(connected.version, extra)).await?;
         Ok(session)
     }
 
-    /// Sets those of `settings` that this server version has.
+    /// Applies settings: all at once, and where the server does not know one of them, those that
+    /// it knows.
     async fn apply(&self, settings: &[(&str, &str)]) -> Result<()> {
-        if settings.is_empty() {
-            return Ok(());
+        let set = |(name, value): &(&str, &str)| {
+            format!("pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
+        };
+        let all: Vec<String> = settings.iter().map(set).collect();
+        let applied = self.client.batch_execute(&format!("SELECT {}", all.join(", "))).await;
+        match applied {
+            Err(error) if error.as_db_error().is_some() => self.apply_known(settings).await,
+            other => other.map_err(|e| self.error("prepare the session", e)),
         }
+    }
+
+    /// Sets those of `settings` that this server has.
+    async fn apply_known(&self, settings: &[(&str, &str)]) -> Result<()> {
         let rows: Vec<String> = settings
             .iter()
             .map(|(name, value)| format!("({}, {})", literal(name), literal(value)))
@@ -89,11 +127,43 @@ impl Session {
              JOIN pg_catalog.pg_settings AS s ON lower(s.name) = lower(v.name)",
             rows.join(", ")
         );
-        self.client
-            .simple_query(&statement)
-            .await
-            .map_err(|e| self.error("prepare the session", e))?;
+        self.run("prepare the session", &statement).await
+    }
+
+    /// Takes another `application_name`; `None` is the one of the connection string. Speaks to
+    /// the server in any case.
+    ///
+    /// # Errors
+    /// As [`Self::error`]: the session is over.
+    pub(crate) async fn set_name(&mut self, name: Option<&str>) -> Result<()> {
+        let statement = match name {
+            // An empty query.
+            _ if name == self.name.as_deref() => String::new(),
+            Some(name) => format!("SET application_name TO {}", literal(name)),
+            // Not RESET: the session may have been opened under a name.
+            None => {
+                let name = self.place.application_name.as_deref().unwrap_or("");
+                format!("SET application_name TO {}", literal(name))
+            }
+        };
+        self.run("use the session again", &statement).await?;
+        self.name = name.map(str::to_owned);
         Ok(())
+    }
+
+    /// Where the session goes when it is given back.
+    pub(crate) fn belongs_to(&mut self, home: &Arc<Idle>) {
+        self.home = Some(Arc::clone(home));
+    }
+
+    /// Leaves the session for the next use. Only between two transactions, with no temporary
+    /// table left.
+    pub(crate) fn give_back(mut self) {
+        if let Some(home) = self.home.take()
+            && !self.client.is_closed()
+        {
+            home.put(self);
+        }
     }
 
     /// What an error of this connection means; `action` completes "could not …".
@@ -155,17 +225,37 @@ fn is_tls(failure: &Failure) -> bool {
     matches!(failure, Failure::Server(error) if error.to_string().contains("TLS"))
 }
 
+/// The settings of a session on a server of this major version.
+fn settings<'a>(version: u32, extra: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let newer = NEWER_SETTINGS.iter().filter(|(since, _)| version >= *since);
+    SETTINGS.iter().chain(newer.map(|(_, setting)| setting)).chain(extra).copied().collect()
+}
+
+/// The major version in what the server says of itself; 0 when it says something else.
+fn major(version: Option<&str>) -> u32 {
+    let digits = version.unwrap_or("").split(|c: char| !c.is_ascii_digit()).next();
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+struct Connected {
+    client: Client,
+    task: JoinHandle<()>,
+    version: u32,
+}
+
 async fn connect(
     config: &Config,
     target: &Target,
-) -> std::result::Result<(Client, JoinHandle<()>), Failure> {
+) -> std::result::Result<Connected, Failure> {
     if config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable {
         let (client, connection) = config.connect(NoTls).await.map_err(Failure::Server)?;
-        return Ok((client, spawn(connection)));
+        let version = major(connection.parameter("server_version"));
+        return Ok(Connected { client, task: spawn(connection), version });
     }
     let tls = tls::connector(&target.tls).map_err(Failure::Setup)?;
     let (client, connection) = config.connect(tls).await.map_err(Failure::Server)?;
-    Ok((client, spawn(connection)))
+    let version = major(connection.parameter("server_version"));
+    Ok(Connected { client, task: spawn(connection), version })
 }
 
 fn spawn<F>(connection: F) -> JoinHandle<()>
@@ -328,6 +418,17 @@ mod tests {
         assert_eq!(quote("a\"b"), "\"a\"\"b\"");
         assert_eq!(literal("it's"), "'it''s'");
         assert_eq!(literal("a\\'b"), "E'a\\\\''b'");
+    }
+
+    #[test]
+    fn settings_follow_the_version() {
+        assert_eq!(major(Some("15.8 (Debian 15.8-0+deb12u1)")), 15);
+        assert_eq!(major(Some("9.6.24")), 9);
+        assert_eq!((major(Some("unknown")), major(None)), (0, 0));
+        let has = |version, name| settings(version, &[]).iter().any(|(known, _)| *known == name);
+        assert!(has(15, "lock_timeout") && has(15, "idle_session_timeout"));
+        assert!(!has(15, "transaction_timeout") && has(17, "transaction_timeout"));
+        assert_eq!(settings(0, &[("search_path", "a")]).last(), Some(&("search_path", "a")));
     }
 
     #[test]

@@ -15,7 +15,6 @@ use highwater_core::{
     WriteMode, Writer,
 };
 use highwater_engine::{TableOptions, Target};
-use highwater_testkit::memory::Memory;
 use highwater_testkit::scripted::Journal;
 use highwater_testkit::tables::{item, item_table, items};
 
