@@ -85,7 +85,11 @@ impl Load {
         if !self.buffer.is_empty() {
             self.sink.feed(self.buffer.split().freeze()).await.map_err(failed)?;
         }
-        self.sink.feed(tuples).await.map_err(failed)
+        for start in (0..tuples.len()).step_by(CHUNK_BYTES) {
+            let end = tuples.len().min(start + CHUNK_BYTES);
+            self.sink.feed(tuples.slice(start..end)).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Ends the COPY, and counts: every row that was sent has to be there.
