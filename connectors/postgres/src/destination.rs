@@ -74,10 +74,10 @@ pub(crate) struct PostgresDestination {
 impl PostgresDestination {
     pub(crate) fn new(target: Target, schema: Option<String>) -> Self {
         let target = Target { writes: true, ..target };
-        let store = PostgresStore::new(target.clone());
+        let connector = Connector::new(target, schema);
         Self {
-            connector: Connector::new(target, schema),
-            store,
+            store: PostgresStore::new(connector.clone()),
+            connector,
             finished: Mutex::default(),
             recreated: Recreated::default(),
             begun: Begun::default(),
@@ -163,6 +163,7 @@ impl PostgresDestination {
         }
         let done = work(&session).await?;
         session.run("commit", "COMMIT").await?;
+        session.give_back();
         Ok(done)
     }
 }
@@ -213,6 +214,7 @@ impl Destination for PostgresDestination {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] =
             [(&STATE_SCHEMA, Type::TEXT), (&schema, Type::TEXT)];
         let rows = catalog::rows(&session, RIGHTS, &parameters).await?;
+        session.give_back();
         let Some(row) = rows.first() else {
             return Err(Error::internal("A look-up of rights returned nothing"));
         };
@@ -272,6 +274,7 @@ impl Destination for PostgresDestination {
                 .push(changes::with_schema(&session, name).await.unwrap_or_else(|_| name.clone()));
         }
         let (relations, types) = catalog::relations(&session, Selection::Names(&wanted)).await?;
+        session.give_back();
         let described = names.iter().zip(&wanted).map(|(name, wanted)| {
             let found = catalog::table_name(catalog::schema_of(wanted), &wanted.name);
             let Some(relation) = relations.iter().find(|relation| relation.name == found) else {
@@ -294,7 +297,10 @@ impl Destination for PostgresDestination {
     }
 
     async fn place(&self) -> Result<Option<String>> {
-        self.connector.session().await?.place().await.map(Some)
+        let session = self.connector.session().await?;
+        let place = session.place().await?;
+        session.give_back();
+        Ok(Some(place))
     }
 
     fn type_name(&self, field: &Field) -> String {
@@ -318,6 +324,7 @@ impl Destination for PostgresDestination {
             }
             session.run("commit", "COMMIT").await?;
         }
+        session.give_back();
         Ok(ran)
     }
 
@@ -342,17 +349,11 @@ impl Destination for PostgresDestination {
         let committed = self.apply(&session, plan, table, fence).await?;
         if plan.state_with_data {
             let there = changes::find(&session, &table.target.name).await?;
+            let identity = there.map(|there| there.oid.to_string());
             let record = TableRecord {
-                identity: there.map(|there| there.oid.to_string()),
-                columns: table.target.column_names().map(str::to_owned).collect(),
                 // Records of deletions have taken numbers of the arrival order.
                 rows_total: if derived::remembers_keys(table) { committed.deleted } else { 0 },
-                finished_epoch: Some(fence.epoch),
-                finished_at: Some(plan.started_at),
-                generation: table.generation,
-                finished_generation: Some(table.generation),
-                rebuild: false,
-                swept_at: table.sweep.then_some(plan.started_at),
+                ..TableRecord::finished(table, identity, fence.epoch, plan.started_at)
             };
             store::save_record(&session, fence, table.name(), &record).await?;
         }
@@ -364,6 +365,8 @@ impl Destination for PostgresDestination {
             if !is_lost || !self.is_finished(backend, fence, table).await? {
                 return Err(error);
             }
+        } else {
+            session.give_back();
         }
         if let Ok(mut finished) = self.finished.lock() {
             finished.insert(table.name().clone());
@@ -387,6 +390,11 @@ impl Destination for PostgresDestination {
             upkeep::clear(session, plan, table, fence).await
         })
         .await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.connector.close();
+        Ok(())
     }
 
     fn state_store(&self) -> Option<&dyn StateStore> {

@@ -312,20 +312,14 @@ fn finish(
     }
     crash::at(CrashPoint::FinishApplied);
     if plan.state_with_data {
+        let identity = catalog::identity(&connection, &table.target.name.name).map_err(failed)?;
         let record = TableRecord {
-            identity: catalog::identity(&connection, &table.target.name.name).map_err(failed)?,
-            columns: table.target.column_names().map(str::to_owned).collect(),
             // Records of deletions have taken numbers of the arrival order.
             rows_total: match (derived::remembers_keys(table), table.write_mode) {
                 (true, WriteMode::AppendDedup) => committed.deleted,
                 _ => 0,
             },
-            finished_epoch: Some(fence.epoch),
-            finished_at: Some(plan.started_at),
-            generation: table.generation,
-            finished_generation: Some(table.generation),
-            rebuild: false,
-            swept_at: table.sweep.then_some(plan.started_at),
+            ..TableRecord::finished(table, identity, fence.epoch, plan.started_at)
         };
         store::save_record(&connection, fence, table.name(), &record).map_err(failed)?;
     }

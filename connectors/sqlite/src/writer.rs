@@ -473,10 +473,7 @@ impl Worker {
         for name in names {
             let (table, load) = (self.planned(name)?, self.tables.get(name));
             let rows_total = load.map_or(0, |load| load.upserts + load.deletes + load.settled_rows);
-            let columns = table.target.column_names().map(str::to_owned).collect();
-            let (generation, rebuild) = (table.generation, table.rebuild);
-            let record =
-                TableRecord { columns, rows_total, generation, rebuild, ..TableRecord::default() };
+            let record = TableRecord { rows_total, ..TableRecord::begun(&table, None) };
             records.push((name, table.target.name.name.clone(), record));
         }
         let connection = self.connection()?;

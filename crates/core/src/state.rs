@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::clock::Instant;
 use crate::error::Result;
+use crate::plan::TablePlan;
 use crate::process::Owner;
 use crate::table::TableName;
 
@@ -124,6 +125,36 @@ pub struct TableRecord {
     /// When the table was last read as a whole.
     #[serde(default)]
     pub swept_at: Option<Instant>,
+}
+
+impl TableRecord {
+    /// What a commit of a table's rows is remembered by. `rows_total` is not set.
+    pub fn begun(table: &TablePlan, identity: Option<String>) -> Self {
+        Self {
+            identity,
+            columns: table.target.column_names().map(str::to_owned).collect(),
+            generation: table.generation,
+            rebuild: table.rebuild,
+            ..Self::default()
+        }
+    }
+
+    /// What a finished table is remembered by. `rows_total` is not set.
+    pub fn finished(
+        table: &TablePlan,
+        identity: Option<String>,
+        epoch: u64,
+        started_at: Instant,
+    ) -> Self {
+        Self {
+            finished_epoch: Some(epoch),
+            finished_at: Some(started_at),
+            finished_generation: Some(table.generation),
+            rebuild: false,
+            swept_at: table.sweep.then_some(started_at),
+            ..Self::begun(table, identity)
+        }
+    }
 }
 
 /// All committed cursors of one sync at one destination, and the fence under which they move.

@@ -119,13 +119,10 @@ impl PostgresWriter {
             let there = changes::find(session, &table.target.name).await?;
             let rows = open.loads.get(table.name()).map_or(0, |loaded| loaded.rows)
                 + open.settled_rows.get(table.name()).copied().unwrap_or(0);
+            let identity = there.map(|there| there.oid.to_string());
             let record = TableRecord {
-                identity: there.map(|there| there.oid.to_string()),
-                columns: table.target.column_names().map(str::to_owned).collect(),
                 rows_total: self.counted(session, written, rows).await?,
-                generation: table.generation,
-                rebuild: table.rebuild,
-                ..TableRecord::default()
+                ..TableRecord::begun(table, identity)
             };
             store::save_record(session, &self.fence, table.name(), &record).await?;
         }
