@@ -9,6 +9,7 @@ use crate::batch::Batch;
 use crate::deletion::Deletion;
 use crate::error::{Error, Result};
 use crate::guarantee::DestinationDelivery;
+use crate::key_digests::{KeyDigests, KeyTable};
 use crate::plan::{Plan, TablePlan, WriteMode};
 use crate::source::{Output, Partition};
 use crate::state::{Checkpoint, Fence, StateStore};
@@ -175,6 +176,13 @@ pub trait Destination: Send + Sync {
         fence: &Fence,
     ) -> Result<Box<dyn Writer>>;
 
+    /// As [`crate::Source::key_digests`], of a table of the plan. Only where a batch of
+    /// [`crate::Op::Delete`] with these keys deletes exactly their rows.
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        let _ = table;
+        None
+    }
+
     /// Completes a table after all its partitions were read completely and committed without
     /// error: swaps in what `replace` staged, deletes the stale rows of
     /// `overwrite-delete-stale` (only for a full refresh) and those that a sweep did not bring,
@@ -185,7 +193,8 @@ pub trait Destination: Send + Sync {
     /// Called exactly once per table and run, in no particular order, also when no row was read.
     ///
     /// # Errors
-    /// `Fenced` when a newer run has taken over; nothing is changed then.
+    /// `Fenced` when a newer run has taken over, `Data` where too many rows would go
+    /// ([`TablePlan::check_deletes`]); nothing is changed then.
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed>;
 
     /// Sends the rows of a table as a reader sees them now, with the columns of `table` in that

@@ -12,6 +12,7 @@ pub mod deletion;
 pub mod destination;
 pub mod error;
 pub mod guarantee;
+pub mod key_digests;
 pub mod mapping;
 pub mod plan;
 pub mod process;
@@ -33,6 +34,7 @@ pub use destination::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use guarantee::{DestinationDelivery, Guarantee, SourceDelivery};
+pub use key_digests::{KeyDigests, KeyTable};
 pub use mapping::Mapping;
 pub use plan::{MetadataColumns, NullCursor, Plan, ReadMode, TablePlan, WriteMode};
 pub use process::Owner;

@@ -187,7 +187,9 @@ pub struct TablePlan {
     #[serde(default)]
     pub sweep: bool,
     /// Whether a sweep deletes the rows that it did not bring, with a record in the history and a
-    /// tombstone where the mode has them.
+    /// tombstone where the mode has them. Without a sweep: whether the keys of both sides are
+    /// compared after the read ([`crate::KeyDigests`]), and those that the source has not any more
+    /// are deleted.
     #[serde(default)]
     pub reconcile: bool,
     /// What happens to rows without a cursor value.
@@ -201,9 +203,9 @@ pub struct TablePlan {
     /// Whether a full read may be cut into parts that are committed one by one. Only where doing
     /// a part twice changes nothing.
     pub divisible: bool,
-    /// Whether a deletion of many rows at once is refused: more than
-    /// [`Self::MASS_DELETE_SHARE`] of the table, or all of it. Holds for what a full read or a
-    /// comparison of keys did not find any more, not for deletions that the source reports.
+    /// Whether a deletion of many rows at once is refused ([`Self::check_deletes`]). Holds for what
+    /// a full read or a comparison of keys did not find any more, not for deletions that the source
+    /// reports.
     #[serde(default)]
     pub guards_deletes: bool,
     /// The wire form in which the source sends its rows and the destination takes them, where
@@ -225,8 +227,32 @@ pub struct TablePlan {
 }
 
 impl TablePlan {
-    /// See [`Self::guards_deletes`].
+    /// See [`Self::check_deletes`].
     pub const MASS_DELETE_SHARE: f64 = 0.3;
+    /// See [`Self::check_deletes`].
+    pub const MASS_DELETE_ROWS: u64 = 10;
+
+    /// Whether `gone` rows may go at once, and `left` rows of the sync stay in the table. Where
+    /// [`Self::guards_deletes`], never all rows, and no more than [`Self::MASS_DELETE_SHARE`] of
+    /// them; the share counts from [`Self::MASS_DELETE_ROWS`] rows on, so that a small table stops
+    /// no sync.
+    ///
+    /// # Errors
+    /// `Data`, with the numbers. Nothing is to be deleted then.
+    pub fn check_deletes(&self, gone: u64, left: u64) -> crate::Result<()> {
+        let all = gone.saturating_add(left);
+        let is_much =
+            gone >= Self::MASS_DELETE_ROWS && gone as f64 > all as f64 * Self::MASS_DELETE_SHARE;
+        if !self.guards_deletes || gone == 0 || (left > 0 && !is_much) {
+            return Ok(());
+        }
+        Err(crate::Error::data(format!(
+            "{gone} of {all} rows would be deleted, because the source has them no more"
+        ))
+        .context("table", self.name())
+        .context("destination table", &self.target.name)
+        .hint("if that is so, run the sync once with --allow-mass-delete"))
+    }
 
     /// A table that is read and written in a mode, with everything else at its default.
     pub fn new(
@@ -279,5 +305,27 @@ impl TablePlan {
     /// The name of the history table of `append-dedup`.
     pub fn history_name(&self) -> TableName {
         self.target.name.renamed(format!("{}_history", self.target.name.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mass_deletion_is_all_rows_or_many_of_many() {
+        let table = Arc::new(Table::new(TableName::new("t"), Vec::new()));
+        let mode = WriteMode::OverwriteDeleteStale;
+        let mut plan = TablePlan::new(Arc::clone(&table), table, ReadMode::FullRefresh, mode);
+        for (gone, left) in [(1, 0), (9, 0), (10, 0), (10, 23), (31, 69), (1_000_000, 1)] {
+            plan.guards_deletes = false;
+            plan.check_deletes(gone, left).unwrap();
+            plan.guards_deletes = true;
+            let error = plan.check_deletes(gone, left).unwrap_err();
+            assert!(error.message().starts_with(&format!("{gone} of {} rows", gone + left)));
+        }
+        for (gone, left) in [(0, 0), (0, 5), (1, 1), (9, 1), (10, 24), (30, 70)] {
+            plan.check_deletes(gone, left).unwrap();
+        }
     }
 }

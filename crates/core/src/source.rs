@@ -12,6 +12,7 @@ use crate::batch::Batch;
 use crate::deletion::Deletion;
 use crate::error::{Error, Result};
 use crate::guarantee::SourceDelivery;
+use crate::key_digests::{KeyDigests, KeyTable};
 use crate::plan::{Plan, TablePlan};
 use crate::state::{Checkpoint, State};
 use crate::table::{Table, TableName};
@@ -261,6 +262,13 @@ pub trait Source: Send + Sync {
         state: &State,
         output: Output,
     ) -> Result<Completion>;
+
+    /// The keys of a table, as they are when they are asked for; `None` where it cannot tell them
+    /// without a read. Looks at nothing.
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        let _ = table;
+        None
+    }
 
     /// What one read can serve.
     fn reads(&self) -> Reads {
