@@ -22,6 +22,7 @@ mod load;
 mod numeric;
 mod outcome;
 mod passfile;
+mod pool;
 mod read;
 mod read_back;
 mod rebuild;

@@ -33,6 +33,9 @@ const SETTINGS: &[(&str, &str)] = &[
 const NEWER_SETTINGS: &[(u32, (&str, &str))] =
     &[(14, ("idle_session_timeout", "0")), (17, ("transaction_timeout", "0"))];
 
+/// A setting for databases without an encoding: in what encoding their bytes come.
+pub(crate) const ENCODING_OF_NONE: &str = "client_encoding";
+
 /// An open connection. Dropping it closes the socket at once, also in the middle of a reply, so
 /// that the server ends what it was doing.
 pub(crate) struct Session {
@@ -40,8 +43,9 @@ pub(crate) struct Session {
     connection: JoinHandle<()>,
     place: Place,
     writes: bool,
-    /// Its `application_name`, where it is not the one of the connection string.
+    /// Its `application_name`, where it is not the usual one, and that of the connection string.
     name: Option<String>,
+    usual_name: String,
     /// Where it waits for its next use, if it is used again.
     home: Option<Arc<Idle>>,
 }
@@ -96,9 +100,10 @@ impl Session {
             place,
             writes: target.writes,
             name: name.map(str::to_owned),
+            usual_name: target.config.get_application_name().unwrap_or_default().to_owned(),
             home: None,
         };
-        session.apply(&settings(connected.version, extra)).await?;
+        session.apply(&settings(&connected.server, extra)).await?;
         Ok(session)
     }
 
@@ -136,15 +141,11 @@ impl Session {
     /// # Errors
     /// As [`Self::error`]: the session is over.
     pub(crate) async fn set_name(&mut self, name: Option<&str>) -> Result<()> {
-        let statement = match name {
+        let statement = if name == self.name.as_deref() {
             // An empty query.
-            _ if name == self.name.as_deref() => String::new(),
-            Some(name) => format!("SET application_name TO {}", literal(name)),
-            // Not RESET: the session may have been opened under a name.
-            None => {
-                let name = self.place.application_name.as_deref().unwrap_or("");
-                format!("SET application_name TO {}", literal(name))
-            }
+            String::new()
+        } else {
+            format!("SET application_name TO {}", literal(name.unwrap_or(&self.usual_name)))
         };
         self.run("use the session again", &statement).await?;
         self.name = name.map(str::to_owned);
@@ -225,37 +226,48 @@ fn is_tls(failure: &Failure) -> bool {
     matches!(failure, Failure::Server(error) if error.to_string().contains("TLS"))
 }
 
-/// The settings of a session on a server of this major version.
-fn settings<'a>(version: u32, extra: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let newer = NEWER_SETTINGS.iter().filter(|(since, _)| version >= *since);
+/// The settings of a session on this server.
+fn settings<'a>(server: &Server, extra: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let newer = NEWER_SETTINGS.iter().filter(|(since, _)| server.version >= *since);
+    let extra = extra.iter().filter(|(name, _)| server.is_raw || *name != ENCODING_OF_NONE);
     SETTINGS.iter().chain(newer.map(|(_, setting)| setting)).chain(extra).copied().collect()
 }
 
-/// The major version in what the server says of itself; 0 when it says something else.
-fn major(version: Option<&str>) -> u32 {
-    let digits = version.unwrap_or("").split(|c: char| !c.is_ascii_digit()).next();
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+/// What a server says of itself when a session begins.
+#[derive(Debug, Clone, Copy, Default)]
+struct Server {
+    /// The major version; 0 when it says something else.
+    version: u32,
+    /// Whether the database has no encoding.
+    is_raw: bool,
+}
+
+impl Server {
+    fn new(version: Option<&str>, encoding: Option<&str>) -> Self {
+        let digits = version.unwrap_or("").split(|c: char| !c.is_ascii_digit()).next();
+        let version = digits.and_then(|digits| digits.parse().ok()).unwrap_or(0);
+        Self { version, is_raw: encoding == Some("SQL_ASCII") }
+    }
 }
 
 struct Connected {
     client: Client,
     task: JoinHandle<()>,
-    version: u32,
+    server: Server,
 }
 
-async fn connect(
-    config: &Config,
-    target: &Target,
-) -> std::result::Result<Connected, Failure> {
+async fn connect(config: &Config, target: &Target) -> std::result::Result<Connected, Failure> {
     if config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable {
         let (client, connection) = config.connect(NoTls).await.map_err(Failure::Server)?;
-        let version = major(connection.parameter("server_version"));
-        return Ok(Connected { client, task: spawn(connection), version });
+        let said = |name| connection.parameter(name);
+        let server = Server::new(said("server_version"), said("server_encoding"));
+        return Ok(Connected { client, task: spawn(connection), server });
     }
     let tls = tls::connector(&target.tls).map_err(Failure::Setup)?;
     let (client, connection) = config.connect(tls).await.map_err(Failure::Server)?;
-    let version = major(connection.parameter("server_version"));
-    Ok(Connected { client, task: spawn(connection), version })
+    let said = |name| connection.parameter(name);
+    let server = Server::new(said("server_version"), said("server_encoding"));
+    Ok(Connected { client, task: spawn(connection), server })
 }
 
 fn spawn<F>(connection: F) -> JoinHandle<()>
@@ -421,14 +433,21 @@ mod tests {
     }
 
     #[test]
-    fn settings_follow_the_version() {
-        assert_eq!(major(Some("15.8 (Debian 15.8-0+deb12u1)")), 15);
-        assert_eq!(major(Some("9.6.24")), 9);
-        assert_eq!((major(Some("unknown")), major(None)), (0, 0));
-        let has = |version, name| settings(version, &[]).iter().any(|(known, _)| *known == name);
+    fn settings_follow_the_server() {
+        let version = |text| Server::new(text, None).version;
+        assert_eq!(version(Some("15.8 (Debian 15.8-0+deb12u1)")), 15);
+        assert_eq!(version(Some("9.6.24")), 9);
+        assert_eq!((version(Some("unknown")), version(None)), (0, 0));
+        let has = |version, name| {
+            let server = Server { version, is_raw: false };
+            settings(&server, &[]).iter().any(|(known, _)| *known == name)
+        };
         assert!(has(15, "lock_timeout") && has(15, "idle_session_timeout"));
         assert!(!has(15, "transaction_timeout") && has(17, "transaction_timeout"));
-        assert_eq!(settings(0, &[("search_path", "a")]).last(), Some(&("search_path", "a")));
+        let extra = [("search_path", "a"), (ENCODING_OF_NONE, "SQL_ASCII")];
+        let last = |encoding| settings(&Server::new(None, encoding), &extra).last().map(|s| s.0);
+        assert_eq!(last(Some("UTF8")), Some("search_path"));
+        assert_eq!(last(Some("SQL_ASCII")), Some(ENCODING_OF_NONE));
     }
 
     #[test]

@@ -16,14 +16,15 @@ use tokio_postgres::types::Type;
 use crate::catalog::{self, Relation, RelationKind, Selection, UserTypes, get};
 use crate::conninfo::Target;
 use crate::horizon::{self, Clock, Probe, SavedVersions, TableNow, VersionRead};
+use crate::pool::Pool;
 use crate::read::{self, Filter, VersionFields};
-use crate::session::{Session, literal, quote};
+use crate::session::{ENCODING_OF_NONE, Session, literal, quote};
 use crate::storage;
 use crate::types::{Wire, wire};
 
 /// One database that tables are read from.
 pub(crate) struct PostgresSource {
-    target: Target,
+    pool: Pool,
     schemas: Vec<String>,
     /// What kind of relation each table is, found by `discover` and `review`.
     kinds: Mutex<HashMap<TableName, (RelationKind, bool)>>,
@@ -33,18 +34,19 @@ const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 impl PostgresSource {
     pub(crate) fn new(target: Target, schemas: Vec<String>) -> Self {
-        Self { target, schemas, kinds: Mutex::default() }
+        let settings = vec![
+            // Types of `public` are named without their schema, as its tables are.
+            ("search_path", "public".to_owned()),
+            // A database without an encoding may hold any bytes. They come as they are, so that a
+            // text that is not UTF-8 is found with its column.
+            (ENCODING_OF_NONE, "SQL_ASCII".to_owned()),
+        ];
+        let pool = Pool::new(target, settings);
+        Self { pool, schemas, kinds: Mutex::default() }
     }
 
     async fn session(&self) -> Result<Session> {
-        // Types of `public` are named without their schema, as its tables are.
-        let session = Session::open(&self.target, &[("search_path", "public")]).await?;
-        // A database without an encoding may hold any bytes. They come as they are, so that a
-        // text that is not UTF-8 is found with its column.
-        let raw = "SELECT pg_catalog.set_config('client_encoding', 'SQL_ASCII', false) \
-                   WHERE pg_catalog.current_setting('server_encoding') = 'SQL_ASCII'";
-        session.run("prepare the session", raw).await?;
-        Ok(session)
+        self.pool.session(None).await
     }
 
     fn remember(&self, relations: &[Relation]) {
@@ -116,12 +118,20 @@ impl PostgresSource {
                 .await?;
         crash::at(CrashPoint::ReadRows);
         if done == Completion::Complete {
+            end(session).await?;
             let position = position(filter, table)?;
             let key = CursorKey::Table(table.name().clone());
             output.checkpoint(Checkpoint::of(key, position)).await?;
         }
         Ok(done)
     }
+}
+
+/// Ends the transaction of a read that is complete, and leaves the session for the next use.
+async fn end(session: Session) -> Result<()> {
+    session.run("end the read", "COMMIT").await?;
+    session.give_back();
+    Ok(())
 }
 
 /// A table as it is in this transaction.
@@ -295,11 +305,16 @@ fn position(filter: Filter, table: &TablePlan) -> Result<Value> {
 impl Source for PostgresSource {
     async fn check(&self) -> Result<()> {
         let session = self.session().await?;
-        session.run("read", "SELECT 1").await
+        session.run("read", "SELECT 1").await?;
+        session.give_back();
+        Ok(())
     }
 
     async fn place(&self) -> Result<Option<String>> {
-        self.session().await?.place().await.map(Some)
+        let session = self.session().await?;
+        let place = session.place().await?;
+        session.give_back();
+        Ok(Some(place))
     }
 
     async fn discover(&self, _only: Option<&[String]>) -> Result<Vec<Table>> {
@@ -308,6 +323,8 @@ impl Source for PostgresSource {
         session.run("begin", SNAPSHOT).await?;
         let (relations, types) =
             catalog::relations(&session, Selection::Schemas(&self.schemas)).await?;
+        session.run("end the look", "COMMIT").await?;
+        session.give_back();
         self.remember(&relations);
         Ok(relations.iter().map(|relation| relation.table(&types)).collect())
     }
@@ -344,12 +361,19 @@ impl Source for PostgresSource {
             );
         }
         if table.read_mode == ReadMode::FullRefresh {
+            session.give_back();
             return Ok(notes);
         }
         let cursor = CursorColumn::find(table, &relation, &types)?;
         let probe = horizon::probe(&session).await?;
+        session.give_back();
         notes.extend(horizon_notes(&relation, &cursor, &probe, table.lookback));
         Ok(notes)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.pool.close();
+        Ok(())
     }
 
     async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {

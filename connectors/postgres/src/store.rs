@@ -15,36 +15,33 @@ use highwater_core::{
 use highwater_sql::Dialect;
 use highwater_sql::state::{StateSql, fenced, key_columns, key_from_columns};
 use highwater_sql::state::{table_columns, table_from_columns};
-use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use crate::catalog::get;
 use crate::changes;
-use crate::conninfo::Target;
 use crate::dialect::{PostgresDialect, STATE_SCHEMA};
 use crate::rebuild;
 use crate::session::{Session, literal};
+use crate::target::Connector;
 
 const SQL: StateSql<'static> = StateSql(&PostgresDialect);
 
 /// Two runs that create the state tables at the same time do so one after the other.
 const CREATION_LOCK: i64 = 0x6869_6768_7761_7465;
 
-/// State in one database, over a session of its own.
+/// State in one database.
 pub(crate) struct PostgresStore {
-    target: Target,
-    session: Mutex<Option<Session>>,
+    connector: Connector,
 }
 
 /// An open transaction; dropping it without a commit closes the session.
-struct Transaction<'a> {
-    slot: MutexGuard<'a, Option<Session>>,
+struct Transaction {
     session: Session,
 }
 
-impl Transaction<'_> {
+impl Transaction {
     async fn rows(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
         let rows = self.session.query(sql, parameters).await;
         rows.map_err(|e| self.session.error("read the state", e))
@@ -68,30 +65,26 @@ impl Transaction<'_> {
         rows.first().map_or(Ok(Instant::now()), |row| Ok(Instant(get(row, 0)?)))
     }
 
-    async fn commit(mut self) -> Result<()> {
+    async fn commit(self) -> Result<()> {
         self.session.run("commit the state", "COMMIT").await?;
-        *self.slot = Some(self.session);
+        self.session.give_back();
         Ok(())
     }
 }
 
 impl PostgresStore {
-    pub(crate) fn new(target: Target) -> Self {
-        Self { target, session: Mutex::new(None) }
+    pub(crate) fn new(connector: Connector) -> Self {
+        Self { connector }
     }
 
-    async fn begin(&self) -> Result<Transaction<'_>> {
-        let mut slot = self.session.lock().await;
-        let session = match slot.take() {
-            Some(session) if !session.is_closed() => session,
-            _ => Session::open(&self.target, &[]).await?,
-        };
+    async fn begin(&self) -> Result<Transaction> {
+        let session = self.connector.session().await?;
         session.run("begin", "BEGIN").await?;
-        Ok(Transaction { slot, session })
+        Ok(Transaction { session })
     }
 
     /// A transaction, or `None` when there is no state in this database.
-    async fn begin_if_exists(&self) -> Result<Option<Transaction<'_>>> {
+    async fn begin_if_exists(&self) -> Result<Option<Transaction>> {
         let transaction = self.begin().await?;
         let lease = literal(&PostgresDialect.internal("lease"));
         let rows =
@@ -120,7 +113,7 @@ impl PostgresStore {
     }
 
     /// A transaction in which nobody else creates or upgrades the state tables.
-    async fn begin_creation(&self) -> Result<Transaction<'_>> {
+    async fn begin_creation(&self) -> Result<Transaction> {
         let transaction = self.begin().await?;
         let lock = format!("SELECT pg_advisory_xact_lock({CREATION_LOCK})");
         transaction.session.run("create the state tables", &lock).await?;

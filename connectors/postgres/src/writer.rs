@@ -61,6 +61,14 @@ pub(crate) struct PostgresWriter {
     changed: BTreeSet<TableName>,
 }
 
+impl Drop for PostgresWriter {
+    fn drop(&mut self) {
+        if let Some((session, _)) = self.idle.take() {
+            session.give_back();
+        }
+    }
+}
+
 impl PostgresWriter {
     pub(crate) fn new(
         connector: Connector,
