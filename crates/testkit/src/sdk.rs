@@ -41,6 +41,24 @@ pub fn node() -> Result<PathBuf, String> {
     installed("node", "package.json")
 }
 
+/// DuckDB's shared library, or why there is none.
+pub fn duckdb() -> Result<PathBuf, String> {
+    let folder = target().join("sdk/duckdb");
+    let wanted = fs::read(workspace().join("connectors/adbc/tests/package.json")).unwrap();
+    if fs::read(folder.join("installed")).is_ok_and(|found| found == wanted) {
+        let packages = fs::read_dir(folder.join("node_modules/@duckdb")).unwrap();
+        let mut packages = packages.map(|package| package.unwrap().path());
+        let library = |folder: PathBuf| {
+            let files = ["libduckdb.so", "libduckdb.dylib"].map(|file| folder.join(file));
+            files.into_iter().find(|file| file.is_file())
+        };
+        if let Some(file) = packages.find_map(library) {
+            return Ok(file);
+        }
+    }
+    Err(format!("{} does not hold DuckDB's library: run scripts/install-sdks", folder.display()))
+}
+
 /// What was found, or nothing and a line `skipped: TEST: REASON` on the real stderr, which the
 /// test harness does not catch.
 pub fn or_skip<T>(test: &str, found: Result<T, String>) -> Option<T> {
