@@ -189,6 +189,7 @@ async fn delete_stale(session: &Session, plan: &Plan, table: &TablePlan) -> Resu
     let removed = session.execute_typed(&statement, &parameters).await;
     let deleted = removed
         .map_err(|e| session.error("remove stale rows", e).context("table", &table.target.name))?;
+    upkeep::check_deleted(session, plan, table, deleted).await?;
     Ok(Committed { written: 0, unchanged: 0, deleted })
 }
 

@@ -180,8 +180,27 @@ pub(crate) async fn end_sweep(
             deleted += affected;
         }
     }
+    check_deleted(session, run, plan, deleted).await?;
     rebuild::drop_table(session, &seen.table.name).await?;
     Ok(deleted)
+}
+
+/// Whether so many rows may have gone in the open transaction.
+///
+/// # Errors
+/// `Data` where they may not: the transaction must not be committed. Else as the server's.
+pub(crate) async fn check_deleted(
+    session: &Session,
+    run: &Plan,
+    plan: &TablePlan,
+    deleted: u64,
+) -> Result<()> {
+    if deleted == 0 || !plan.guards_deletes {
+        return Ok(());
+    }
+    let row = session.query_one(&sweep::rows_left(&PostgresDialect, run, plan), &[]).await;
+    let left: i64 = get(&row.map_err(|e| session.error("count the rows", e))?, 0)?;
+    plan.check_deletes(deleted, left.unsigned_abs())
 }
 
 /// Leaves the latest record of each key in the history; returns how many records went.

@@ -47,12 +47,31 @@ pub fn lost(plan: &TablePlan, seen: &TableName) -> Error {
         .hint("run the same sync again: nothing was deleted")
 }
 
+/// The statement that counts the rows of the sync in the target: where the table says which sync
+/// a row came from, those of this one. Run after a deletion, it says how many are left
+/// ([`TablePlan::check_deletes`]).
+pub fn rows_left(dialect: &dyn Dialect, run: &Plan, plan: &TablePlan) -> String {
+    let count = format!("SELECT count(*) FROM {} AS t", dialect.table(&plan.target.name));
+    match of_sync(dialect, run, plan) {
+        Some(own) => format!("{count} WHERE {own}"),
+        None => count,
+    }
+}
+
+/// The condition that a row `t` came from the sync, where the table says so.
+fn of_sync(dialect: &dyn Dialect, run: &Plan, plan: &TablePlan) -> Option<String> {
+    plan.target.field(SOURCE_NAME)?;
+    let sync = run.sync.replace('\'', "''");
+    Some(format!("t.{} = '{sync}'", dialect.quote(SOURCE_NAME)))
+}
+
 /// The statements that delete the rows whose keys are not in [`derived::seen`]. In `append-dedup`
 /// each leaves a record of its deletion in the history (with its key and its cursor) and a
 /// tombstone at its own cursor. The parameters are those of [`crate::merge::steps`]; the deleted
 /// rows take as many numbers of the arrival order.
 ///
-/// Where the table says which sync a row came from, the rows of other syncs are left alone.
+/// Where the table says which sync a row came from, the rows of other syncs are left alone. How many
+/// rows may go is for the caller to check, with [`rows_left`] in the same transaction.
 pub fn steps(
     dialect: &dyn Dialect,
     run: &Plan,
@@ -64,9 +83,8 @@ pub fn steps(
     let matches = same_key(dialect, plan, "t", "s");
     let mut unseen =
         format!("NOT EXISTS (SELECT 1 FROM {} AS s WHERE {matches})", dialect.table(&seen.name),);
-    if plan.target.field(SOURCE_NAME).is_some() {
-        let sync = run.sync.replace('\'', "''");
-        unseen = format!("t.{} = '{sync}' AND {unseen}", dialect.quote(SOURCE_NAME));
+    if let Some(own) = of_sync(dialect, run, plan) {
+        unseen = format!("{own} AND {unseen}");
     }
     let step = |sql, counts, parameters| Step { sql, parameters, counts, passes: None };
     let mut steps = Vec::new();

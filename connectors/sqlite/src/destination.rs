@@ -298,6 +298,7 @@ fn finish(
         && table.read_mode == ReadMode::FullRefresh
     {
         committed.deleted = delete_stale(&connection, plan, table)?.map_err(failed)?;
+        upkeep::check_deleted(&connection, location, plan, table, committed.deleted)?;
     }
     if derived::remembers_keys(table) && !finished {
         committed.deleted += upkeep::end_sweep(&connection, location, plan, table, fence, made)?;

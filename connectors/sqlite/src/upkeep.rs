@@ -85,7 +85,30 @@ pub(crate) fn end_sweep(
         forget_keys(connection, &plan.sync, table)?;
         Ok(deleted)
     })();
-    deleted.map_err(|error| failed(error).context("table", table.name()))
+    let deleted = deleted.map_err(|error| failed(error).context("table", table.name()))?;
+    check_deleted(connection, location, plan, table, deleted)?;
+    Ok(deleted)
+}
+
+/// Whether so many rows may have gone in the open transaction.
+///
+/// # Errors
+/// `Data` where they may not: the transaction must not be committed.
+pub(crate) fn check_deleted(
+    connection: &Connection,
+    location: &Location,
+    plan: &Plan,
+    table: &TablePlan,
+    deleted: u64,
+) -> Result<()> {
+    if deleted == 0 || !table.guards_deletes {
+        return Ok(());
+    }
+    let count = sweep::rows_left(&SqliteDialect, plan, table);
+    let left: i64 = connection
+        .query_row(&count, [], |row| row.get(0))
+        .map_err(|error| explain(error, &location.path))?;
+    table.check_deletes(deleted, left.unsigned_abs())
 }
 
 /// Leaves the latest record of each key in the history; returns how many records went.

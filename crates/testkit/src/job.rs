@@ -46,6 +46,8 @@ pub struct Job {
     pub sweep: bool,
     /// Whether such a read deletes what it did not bring.
     pub reconcile: bool,
+    /// Whether a deletion of many rows is refused.
+    pub guards_deletes: bool,
 }
 
 impl Job {
@@ -64,6 +66,7 @@ impl Job {
             changes: None,
             sweep: false,
             reconcile: false,
+            guards_deletes: false,
         };
         if write_mode == WriteMode::AppendDedup { job.by_cursor("updated_at") } else { job }
     }
@@ -90,6 +93,12 @@ impl Job {
     #[must_use]
     pub fn sweeping(self) -> Self {
         Self { sweep: true, reconcile: true, ..self.by_cursor("updated_at") }
+    }
+
+    /// Refuses a deletion of many rows.
+    #[must_use]
+    pub fn guarded(self) -> Self {
+        Self { guards_deletes: true, ..self }
     }
 
     /// Of a table whose full refresh can go on where it was interrupted.
@@ -150,6 +159,7 @@ impl Job {
             changes,
             sweep: self.sweep,
             reconcile: self.reconcile,
+            guards_deletes: self.guards_deletes,
             ..TablePlan::new(source, Arc::new(target), self.read_mode, self.write_mode)
         }
     }

@@ -118,6 +118,8 @@ macro_rules! suites {
             an_incremental_read_removes_nothing,
             rows_of_another_sync_stay,
             an_empty_full_read_removes_every_row,
+            a_mass_deletion_is_refused,
+            an_empty_full_read_is_refused,
         }
     };
     (@suite append_dedup $harness:expr) => {
@@ -302,6 +304,7 @@ macro_rules! suites {
             the_time_of_a_sweep_is_remembered,
             an_overtaken_sweep_deletes_nothing,
             sweeps_of_two_syncs_do_not_meet,
+            a_sweep_refuses_a_mass_deletion,
         }
     };
     (@suite compaction $harness:expr) => {

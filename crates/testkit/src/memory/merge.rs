@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::RecordBatch;
+use highwater_core::plan::SOURCE_NAME;
 use highwater_core::{
     Batch, Committed, Fence, Instant, Op, Plan, ReadMode, Result, TablePlan, WriteMode,
 };
@@ -260,6 +261,24 @@ impl Contents {
         }
         stored.rows = kept;
         let deleted = (before - stored.rows.len()) as u64;
+        self.check_deletes(plan, table, deleted)?;
         Ok(Committed { deleted, ..Committed::default() })
     }
+
+    /// Whether so many rows of the sync may have gone.
+    pub(super) fn check_deletes(&self, plan: &Plan, table: &TablePlan, gone: u64) -> Result<()> {
+        let mut left = 0;
+        for row in self.tables.get(&table.target.name).map_or(&[][..], |stored| &stored.rows) {
+            left += u64::from(is_of_sync(row, &plan.sync)?);
+        }
+        table.check_deletes(gone, left)
+    }
+}
+
+/// Whether a row came from a sync, as far as it says.
+pub(super) fn is_of_sync(row: &RecordBatch, sync: &str) -> Result<bool> {
+    if row.column_by_name(SOURCE_NAME).is_none() {
+        return Ok(true);
+    }
+    Ok(key(row, &[SOURCE_NAME.to_owned()])?.pop().flatten().as_deref() == Some(sync))
 }

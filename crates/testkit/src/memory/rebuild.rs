@@ -9,7 +9,7 @@ use highwater_core::{
     WriteMode,
 };
 
-use super::merge::position;
+use super::merge::{is_of_sync, position};
 use super::tables::{Contents, Key, key};
 
 /// Whose rows are in the tables beside.
@@ -149,7 +149,7 @@ impl Contents {
         let rows = self.tables.get(&target).map_or_else(Vec::new, |stored| stored.rows.clone());
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
         for row in rows {
-            match seen.contains(&key(&row, columns)?) {
+            match seen.contains(&key(&row, columns)?) || !is_of_sync(&row, &plan.sync)? {
                 true => kept.push(row),
                 false => gone.push(row),
             }
@@ -172,6 +172,7 @@ impl Contents {
         if let Some(stored) = self.tables.get_mut(&target) {
             stored.rows = kept;
         }
+        self.check_deletes(plan, table, gone.len() as u64)?;
         Ok(Committed { deleted: gone.len() as u64, ..Committed::default() })
     }
 

@@ -1,10 +1,10 @@
 //! `overwrite-delete-stale`: as `overwrite`; then the rows of this source that a complete full
 //! read did not see are gone.
 
-use highwater_core::{ReadMode, WriteMode};
+use highwater_core::{ErrorKind, ReadMode, WriteMode};
 
 use crate::harness::Harness;
-use crate::job::{Change, Job, Run, sync, upsert, visible};
+use crate::job::{Change, Job, Run, sync, try_sync, upsert, visible};
 use crate::rows::{assert_same, count};
 use crate::tables::{Item, item, item_table, items};
 
@@ -92,4 +92,36 @@ pub async fn an_empty_full_read_removes_every_row(harness: &dyn Harness) {
     let committed = sync(harness, &job(), &[]).await;
     assert_eq!(committed.deleted, 2);
     assert_eq!(count(&visible(harness, &job()).await), 0);
+}
+
+/// What would delete too many rows deletes none, also the next time, and keeps what was read; the
+/// rows of another sync do not count. Where it is allowed, they go.
+pub async fn a_mass_deletion_is_refused(harness: &dyn Harness) {
+    let all: Vec<_> = (1..=40).map(|id| item(id, "a", 1)).collect();
+    let others: Vec<_> = (101..=200).map(|id| item(id, "theirs", 1)).collect();
+    sync(harness, &job().of_sync("other"), &[batch(&others)]).await;
+    sync(harness, &job().guarded(), &[batch(&all)]).await;
+    let left: Vec<_> = (14..=41).map(|id| item(id, "b", 2)).collect();
+    for _ in 0..2 {
+        let refused = try_sync(harness, &job().guarded(), &[batch(&left)]).await;
+        let refused = refused.expect_err("13 of 41 rows are too many");
+        assert_eq!(refused.kind(), ErrorKind::Data);
+        assert!(refused.message().starts_with("13 of 41 rows"), "{refused}");
+        assert!(refused.hint_text().is_some_and(|hint| hint.contains("--allow-mass-delete")));
+        expect(harness, &[&others[..], &all[..13], &left].concat()).await;
+    }
+    assert_eq!(sync(harness, &job(), &[batch(&left)]).await.deleted, 13);
+    expect(harness, &[&others[..], &left].concat()).await;
+}
+
+/// All rows are too many, however few they are; some of a few are not.
+pub async fn an_empty_full_read_is_refused(harness: &dyn Harness) {
+    let all = [item(1, "a", 1), item(2, "b", 1), item(3, "c", 1)];
+    assert_eq!(sync(harness, &job().guarded(), &[]).await.deleted, 0, "there was nothing to lose");
+    sync(harness, &job().guarded(), &[batch(&all)]).await;
+    let refused = try_sync(harness, &job().guarded(), &[]).await.expect_err("all rows would go");
+    assert!(refused.message().starts_with("3 of 3 rows"), "{refused}");
+    expect(harness, &all).await;
+    assert_eq!(sync(harness, &job().guarded(), &[batch(&all[..1])]).await.deleted, 2);
+    expect(harness, &all[..1]).await;
 }

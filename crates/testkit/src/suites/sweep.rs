@@ -4,7 +4,9 @@
 use highwater_core::{Committed, ErrorKind, WriteMode};
 
 use crate::harness::Harness;
-use crate::job::{Change, Job, Run, delete, record, sync, upsert, visible, visible_history};
+use crate::job::{
+    Change, Job, Run, delete, record, sync, try_sync, upsert, visible, visible_history,
+};
 use crate::rows::{assert_same, count};
 use crate::tables::{Item, item, item_table, items, loose_item_table};
 
@@ -214,5 +216,31 @@ pub async fn sweeps_of_two_syncs_do_not_meet(harness: &dyn Harness) {
         expect(harness, &job, &all).await;
         second.release().await;
         run.release().await;
+    }
+}
+
+/// A sweep that did not bring too many rows deletes none and leaves no record of a deletion, and
+/// is no finished one; what it brought stays. The next one that may deletes them.
+pub async fn a_sweep_refuses_a_mass_deletion(harness: &dyn Harness) {
+    for mode in MODES {
+        let job = job(mode);
+        let all: Vec<_> = (1..=30).map(|id| item(id, "a", 1)).collect();
+        sync(harness, &job, &[batch(&job, &all)]).await;
+        let guarded = job.clone().sweeping().guarded();
+        for (brought, message) in [(&all[10..], "10 of 30 rows"), (&all[..0], "30 of 30 rows")] {
+            let refused = try_sync(harness, &guarded, &[batch(&job, brought)]).await;
+            let refused = refused.expect_err("too many rows would go");
+            assert!(refused.message().starts_with(message), "{refused}");
+            expect(harness, &job, &all).await;
+            if mode == WriteMode::AppendDedup {
+                expect_history(harness, &job, &all).await;
+            }
+            assert_eq!(record(harness, &job).await.expect("a record").swept_at, None);
+        }
+        let committed = sync(harness, &guarded, &[batch(&job, &all[9..])]).await;
+        assert_eq!(committed.deleted, 9);
+        let committed = sync(harness, &job.clone().sweeping(), &[batch(&job, &all[20..])]).await;
+        assert_eq!(committed.deleted, 11);
+        expect(harness, &job, &all[20..]).await;
     }
 }
