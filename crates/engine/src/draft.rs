@@ -117,6 +117,7 @@ impl Drafter<'_> {
             deletion_column,
             mappings: options.mappings.clone(),
             reconcile: options.deletes == Some(Deletes::Reconcile),
+            guards_deletes: !(options.allow_mass_delete || self.target.allow_mass_delete),
             null_cursor: options.null_cursor.unwrap_or(NullCursor::Include),
             lookback: options.lookback.unwrap_or(0),
             history_retention_seconds: options.history_retention_seconds,

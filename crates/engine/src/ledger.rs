@@ -19,6 +19,8 @@ struct Account {
     open_partitions: usize,
     /// Whether there ever was a partition.
     had_partitions: bool,
+    /// Whether what is committed can be seen before the table is finished.
+    is_visible: bool,
     started: Option<Instant>,
 }
 
@@ -140,6 +142,23 @@ impl Ledger {
         self.fail(seat, table, error, false, options);
     }
 
+    /// As [`Self::table_failed`], where all rows of the table were committed and only its end was
+    /// refused.
+    pub(crate) fn table_unfinished(
+        &mut self,
+        seat: usize,
+        table: &TableName,
+        error: &Error,
+        options: &RunOptions,
+    ) {
+        self.fail(seat, table, error, false, options);
+        if let Some(account) = self.books[seat].accounts.get_mut(table)
+            && let Some(failure) = &mut account.summary.error
+        {
+            failure.rows_committed = account.is_visible;
+        }
+    }
+
     /// Something that the user should know about a table, once.
     pub(crate) fn note(&mut self, seat: usize, table: &TableName, text: &str) {
         if let Some(account) = self.books[seat].accounts.get_mut(table)
@@ -205,11 +224,17 @@ impl Ledger {
 
 impl Account {
     fn new(plan: &TablePlan) -> Self {
-        Self::of(empty_summary(plan))
+        Self { is_visible: !plan.rebuild, ..Self::of(empty_summary(plan)) }
     }
 
     fn of(summary: TableSummary) -> Self {
-        Self { summary, open_partitions: 0, had_partitions: false, started: None }
+        Self {
+            summary,
+            open_partitions: 0,
+            had_partitions: false,
+            is_visible: false,
+            started: None,
+        }
     }
 
     fn end(&mut self) {

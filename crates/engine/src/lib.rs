@@ -16,6 +16,7 @@ pub mod metadata;
 pub mod options;
 pub mod planning;
 pub mod quarantine;
+mod reconcile;
 pub mod refresh;
 mod run;
 mod schema;

@@ -49,8 +49,11 @@ pub struct TableOptions {
     /// [`highwater_core::plan::DELETED_AT`].
     pub deletion_column: Option<String>,
     /// How long after the last complete read an incremental table is read as a whole again, in
-    /// seconds; 0: every time. `None`: never, or every time with [`Deletes::Reconcile`].
+    /// seconds; 0: every time. `None`: never; with [`Deletes::Reconcile`] keys are compared in
+    /// every sync, and where that cannot be done the table is read as a whole every time.
     pub sweep_seconds: Option<u64>,
+    /// Whether many rows may be deleted at once, see [`highwater_core::TablePlan::check_deletes`].
+    pub allow_mass_delete: bool,
     /// Which generation the rows belong to, where somebody else counts them.
     pub generation: Option<Generation>,
 }
@@ -72,7 +75,8 @@ pub enum Deletes {
     Hard,
     /// Such a record is a row like others.
     Soft,
-    /// As hard; and a sweep removes every row that it did not bring.
+    /// As hard; and what the source has no more is removed: by every sweep, or without sweeps by
+    /// a comparison of keys in every sync.
     Reconcile,
 }
 
@@ -108,6 +112,9 @@ pub struct Target {
     /// Whether a table that cannot be altered may be dropped and made anew
     /// (`migrate_mode: forced`).
     pub may_recreate: bool,
+    /// Whether many rows may be deleted at once, in every table; see
+    /// [`highwater_core::TablePlan::check_deletes`].
+    pub allow_mass_delete: bool,
     /// What rows go through before they are written, in order.
     pub transformers: Vec<Arc<dyn Transformer>>,
 }
@@ -126,6 +133,7 @@ impl Target {
             key: KeyChoice::Source,
             may_migrate: true,
             may_recreate: false,
+            allow_mass_delete: false,
             transformers: Vec::new(),
         }
     }

@@ -8,7 +8,7 @@ use arrow_schema::{Field, Schema};
 use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
     CursorKey, Destination, Error, ErrorKind, ExistingTable, Instant, Plan, ReadMode, Result,
-    SchemaChange, Source, State, StateStore, Table, TablePlan, TableRecord, WriteMode,
+    SchemaChange, Source, State, StateStore, Table, TableName, TablePlan, TableRecord, WriteMode,
 };
 
 use crate::adopt;
@@ -17,6 +17,7 @@ use crate::forwarding;
 use crate::metadata;
 use crate::options::{Deletes, Generation, SyncRequest, Target};
 use crate::quarantine;
+use crate::reconcile;
 use crate::schema;
 use crate::selection;
 
@@ -209,11 +210,29 @@ impl<'a> Selector<'a> {
         ))
     }
 
-    /// After how many seconds the table is read as a whole again; `None`: never.
-    fn sweep_seconds(&self, draft: &TablePlan) -> Option<u64> {
+    /// After how many seconds the table is read as a whole again; `None`: never. Where only its
+    /// deletions are wanted, its keys are compared instead, if that can be done.
+    fn sweep_seconds(
+        &self,
+        target: &Target,
+        draft: &mut TablePlan,
+        existing: Option<&ExistingTable>,
+    ) -> Option<u64> {
         let options = selection::options_of(self.request, draft.name())?;
-        let every_time = (options.deletes == Some(Deletes::Reconcile)).then_some(0);
-        options.sweep_seconds.or(every_time)
+        if options.sweep_seconds.is_some() || options.deletes != Some(Deletes::Reconcile) {
+            draft.reconcile &= options.sweep_seconds.is_some();
+            return options.sweep_seconds;
+        }
+        let mut written = draft.clone();
+        if let Some(existing) = existing {
+            adopt::types(&mut written, &existing.table);
+        }
+        let existing = existing.map(|existing| &existing.table);
+        let comparable =
+            reconcile::comparable(self.source, target, &written, existing, &self.request.sync);
+        let why = comparable.err()?;
+        draft.notes.push(reconcile::note(why));
+        Some(0)
     }
 
     /// The time of the run, later than that of any run before even when the clock went back:
@@ -238,8 +257,13 @@ impl<'a> Selector<'a> {
             Some(generation) => reading_as_told(draft, generation, record),
             None => {
                 let now = self.run.started_at;
-                reading(draft, self.sweep_seconds(draft), state, target.backend.is_none(), now);
+                let sweep_seconds = self.sweep_seconds(target, draft, existing.as_ref());
+                reading(draft, sweep_seconds, state, target.backend.is_none(), now);
             }
+        }
+        draft.resumes_first_read = goes_on_with_first_read(draft, state);
+        if draft.resumes_first_read {
+            draft.notes.push("The first read goes on where it was interrupted.".to_owned());
         }
         let resumes = resumes(draft, state);
         if resumes && knows {
@@ -264,6 +288,10 @@ impl<'a> Selector<'a> {
             }
             changes => changes?,
         };
+        if !draft.sweep && draft.changes.iter().any(makes_it_anew) {
+            // Nothing is there yet that could have been deleted.
+            draft.reconcile = false;
+        }
         note_new_columns(draft);
         if !knows {
             // The destination compares by itself. It must not drop what no read brings again.
@@ -282,6 +310,9 @@ impl<'a> Selector<'a> {
             .context("table", draft.name())
             .context("destination table", &draft.target.name)
             .hint("run `highwater migrate` first, or leave --no-migrate out"));
+        }
+        if draft.reconcile && !draft.sweep {
+            draft.notes.push(reconcile::NOTE.to_owned());
         }
         draft.forwarded = forwarding::form(self.source, self.request, target, draft);
         Ok(())
@@ -335,7 +366,8 @@ fn reading(
                 .to_owned(),
         );
     }
-    draft.reconcile &= draft.sweep;
+    // Without sweeps the keys are compared, unless everything is read anew.
+    draft.reconcile &= draft.sweep || (sweep_seconds.is_none() && !draft.rebuild);
     if draft.rebuild {
         draft.notes.push(
             "Read again from the beginning; readers see the old rows until it is complete."
@@ -360,6 +392,7 @@ fn is_shaped_alike(draft: &TablePlan, record: Option<&TableRecord>) -> bool {
 /// the same generation already: some count one and the same for ever.
 fn reading_as_told(draft: &mut TablePlan, told: Generation, record: Option<&TableRecord>) {
     draft.generation = told.id;
+    draft.reconcile = false;
     // That of the rows which readers see.
     let visible = record.map(|record| match record.rebuild {
         true => record.finished_generation.unwrap_or(0),
@@ -380,6 +413,8 @@ pub(crate) fn to_read_from(plan: &Plan, mut state: State) -> State {
     let mut incremental =
         plan.tables.values().filter(|table| table.read_mode == ReadMode::Incremental).peekable();
     let all_anew = incremental.peek().is_some() && incremental.all(is_anew);
+    let goes_on = plan.tables.values().filter(|table| goes_on_with_first_read(table, &state));
+    let unfinished: BTreeSet<TableName> = goes_on.map(|table| table.name().clone()).collect();
     let tables = std::mem::take(&mut state.tables);
     state.cursors.retain(|key, _| {
         let Some(table) = key.table().and_then(|table| plan.tables.get(table)) else {
@@ -389,12 +424,26 @@ pub(crate) fn to_read_from(plan: &Plan, mut state: State) -> State {
         let record = tables.get(table.name());
         let is_same = record.is_none_or(|record| record.generation == table.generation);
         match table.read_mode {
-            ReadMode::Incremental => !is_of_refresh && !table.sweep && (is_same || !table.rebuild),
+            ReadMode::Incremental if is_of_refresh => unfinished.contains(table.name()),
+            ReadMode::Incremental => !table.sweep && (is_same || !table.rebuild),
             ReadMode::FullRefresh => !is_of_refresh || (is_same && record.is_some()),
         }
     });
     state.tables = tables;
     state
+}
+
+/// Whether a table is read incrementally, and an earlier run has begun and not ended its first
+/// read: there is a position in that, of this generation, and none of the whole table.
+fn goes_on_with_first_read(draft: &TablePlan, state: &State) -> bool {
+    let position = CursorKey::Partition(draft.name().clone(), FULL_REFRESH.to_owned());
+    let record = state.tables.get(draft.name());
+    draft.read_mode == ReadMode::Incremental
+        && !draft.sweep
+        && !draft.source.resumable
+        && record.is_some_and(|record| record.generation == draft.generation)
+        && state.table_cursor(draft.name()).is_none()
+        && state.cursors.get(&position).is_some_and(|cursor| !cursor.0.is_null())
 }
 
 /// Whether the read of a table goes on where an earlier sync ended.
@@ -407,6 +456,10 @@ fn resumes(draft: &TablePlan, state: &State) -> bool {
 /// Whether the source has a cursor of its own keeping.
 fn kept_by_source(state: &State) -> bool {
     state.cursors.get(&CursorKey::Global).is_some_and(|cursor| !cursor.0.is_null())
+}
+
+fn makes_it_anew(change: &SchemaChange) -> bool {
+    matches!(change, SchemaChange::CreateTable | SchemaChange::Recreate)
 }
 
 /// A table that is dropped loses rows that the cursor says were delivered.

@@ -20,6 +20,7 @@ use crate::lanes::{Lane, LaneOutcome, Site, save_record};
 use crate::ledger::Ledger;
 use crate::options::{RunOptions, SyncRequest, Target};
 use crate::planning::{self, Selector, state_key, state_store};
+use crate::reconcile;
 use crate::summary::Summary;
 use crate::sync::{Copied, copy_in_turn, task_ended};
 
@@ -351,7 +352,7 @@ impl<'a> Run<'a> {
     async fn finish(&mut self, index: usize, table: &TableName) {
         match self.try_finish(index, table).await {
             Ok(committed) => self.ledger.table_finished(index, table, committed, self.options),
-            Err(error) => self.ledger.table_failed(index, table, &error, self.options),
+            Err(error) => self.ledger.table_unfinished(index, table, &error, self.options),
         }
     }
 
@@ -361,7 +362,14 @@ impl<'a> Run<'a> {
             return Err(Error::internal("A table to finish is not in the plan"));
         };
         crash::at(CrashPoint::FinishBegin);
-        let committed = target.destination.finish(&seat.plan, table_plan, &seat.fence).await?;
+        let mut committed = Committed::default();
+        if table_plan.reconcile && !table_plan.sweep {
+            let _permit = seat.writers.acquire().await;
+            let (source, plan, fence) = (self.source.as_ref(), &seat.plan, &seat.fence);
+            let site = reconcile::Site { source, target, plan, fence };
+            committed += reconcile::reconcile(&site, table_plan).await?;
+        }
+        committed += target.destination.finish(&seat.plan, table_plan, &seat.fence).await?;
         if !seat.plan.state_with_data {
             let epoch = Some(seat.fence.epoch);
             save_record(target, &seat.plan, &seat.fence, &seat.state, table, epoch).await?;

@@ -96,6 +96,9 @@ pub struct Failure {
     /// Whether it came from the source: then it is the same at every destination.
     #[serde(skip)]
     pub from_source: bool,
+    /// Whether all rows of its table are committed all the same.
+    #[serde(skip)]
+    pub rows_committed: bool,
 }
 
 impl From<&Error> for Failure {
@@ -105,6 +108,7 @@ impl From<&Error> for Failure {
             message: error.full_message(),
             hint: error.hint_text().map(str::to_owned),
             from_source: false,
+            rows_committed: false,
         }
     }
 }
@@ -172,7 +176,8 @@ impl Summary {
         if failures.is_empty() && !quarantined && tables().all(|t| t.complete) {
             return Outcome::Complete;
         }
-        if complete > 0 {
+        let is_durable = |f: &&Failure| f.rows_committed && f.kind == ErrorKind::Data;
+        if complete > 0 || failures.iter().any(|f| is_durable(&f)) {
             return Outcome::Partial;
         }
         if !failures.is_empty() && failures.iter().all(|f| f.kind == ErrorKind::Transient) {

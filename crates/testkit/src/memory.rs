@@ -3,6 +3,7 @@
 //! to fail at will in tests of the engine.
 
 mod faults;
+mod keys;
 mod merge;
 mod rebuild;
 mod removal;
@@ -16,12 +17,14 @@ use arrow_schema::Field;
 use async_trait::async_trait;
 use highwater_core::{
     Batch, Capabilities, Checkpoint, Committed, CommittedTables, Deletion, Destination,
-    DestinationDelivery, Error, ExistingTable, Fence, LogicalType, Op, Output, Partition, Plan,
-    Result, SchemaChange, StateStore, Table, TableName, TablePlan, WriteMode, Writer, text,
+    DestinationDelivery, Error, ExistingTable, Fence, KeyDigests, KeyTable, LogicalType, Op,
+    Output, Partition, Plan, Result, SchemaChange, StateStore, Table, TableName, TablePlan,
+    WriteMode, Writer, text,
 };
 
 use faults::Faults;
 pub use faults::{Fault, Operation};
+pub use keys::Keys;
 use tables::Contents;
 
 use crate::scripted::Journal;
@@ -161,6 +164,24 @@ impl Destination for Memory {
             output.batch(Batch { table: Arc::clone(&read_back), op: Op::Upsert, rows }).await?;
         }
         Ok(())
+    }
+
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        let (memory, name, of_sync) = (self.clone(), table.name.clone(), table.of_sync.clone());
+        let read = move || {
+            let mut rows = Vec::new();
+            for row in memory.rows(&name).unwrap_or_default() {
+                let is_meant = |sync| match row.num_rows() {
+                    0 => Ok(false),
+                    _ => merge::is_of_sync(&row, sync),
+                };
+                if of_sync.as_deref().map_or(Ok(true), is_meant)? {
+                    rows.push(row);
+                }
+            }
+            Ok(rows)
+        };
+        Some(Box::new(Keys::new(table, read)))
     }
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {

@@ -10,6 +10,7 @@ mod later;
 mod mappings;
 mod planning;
 mod plugins;
+mod reconcile;
 mod several_destinations;
 mod sync;
 mod together;
