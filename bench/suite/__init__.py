@@ -1,0 +1,1 @@
+"""The parts of `bench/run`: a server, data, measuring, tools, checks, the report."""
