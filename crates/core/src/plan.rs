@@ -181,6 +181,11 @@ pub struct TablePlan {
     /// `replace` and `replace-dedup`.
     #[serde(default)]
     pub rebuild: bool,
+    /// Whether the first incremental read goes on that an earlier run has begun: there is a cursor
+    /// `Partition(table, FULL_REFRESH)` and none of the table. A destination that makes the key of
+    /// a new table after its load may find the table still without one, with several rows of a key.
+    #[serde(default)]
+    pub resumes_first_read: bool,
     /// Whether everything is read although the table is incremental, and what the read did not
     /// bring is deleted in [`crate::Destination::finish`] where [`Self::reconcile`]. Only in the
     /// keyed modes. In `append-dedup` a row that is as it was adds nothing to the history.
@@ -273,6 +278,7 @@ impl TablePlan {
             mappings: Vec::new(),
             generation: 0,
             rebuild: matches!(write_mode, WriteMode::Replace | WriteMode::ReplaceDedup),
+            resumes_first_read: false,
             sweep: false,
             reconcile: false,
             null_cursor: NullCursor::Include,

@@ -248,8 +248,9 @@ pub trait Source: Send + Sync {
     /// been sent, and commits all rows sent before it: a source that reads several tables at once
     /// holds back rows that no checkpoint covers yet, as far as sending them again would double
     /// them. An incremental read of a table ends with a checkpoint that carries its cursor, also
-    /// when there was no row; a full refresh sends none, or the position where it can go on
-    /// ([`Table::resumable`]). After [`Completion::Complete`] the engine commits what followed the
+    /// when there was no row. The first one may send positions where it can go on before that
+    /// ([`crate::state::FULL_REFRESH`]). A full refresh sends none, or the position where it can go
+    /// on ([`Table::resumable`]). After [`Completion::Complete`] the engine commits what followed the
     /// last checkpoint, unless the source has spoken of single tables ([`Message::Completed`]);
     /// after `Stopped` or an error it does not.
     ///

@@ -208,8 +208,9 @@ pub struct Lease {
     pub released: bool,
 }
 
-/// The part of a table under which the position of an unfinished full refresh is kept: it is of
-/// no use when the refresh is finished, and says nothing to an incremental read.
+/// The part of a table under which the position of an unfinished reading of all its rows is kept:
+/// a full refresh, or the first incremental read. It is of no use when that is finished, and says
+/// nothing to a later incremental read. A checkpoint that carries it is not the last one.
 pub const FULL_REFRESH: &str = "full_refresh";
 
 /// A lease without a sign of life for this long may be taken over.
