@@ -1,6 +1,8 @@
 //! The `spec` of a PostgreSQL source and destination. Parsing, defaults and the JSON Schema come
 //! from these types.
 
+use std::num::{NonZeroU8, NonZeroU32, NonZeroU64, NonZeroUsize};
+
 use highwater_core::{Error, Result, Role, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -8,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::conninfo::{self, Target};
+use crate::first_load::{Pace, Round};
 
 /// Reads tables, views, materialized views and foreign tables of one database.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -26,6 +29,24 @@ pub struct SourceSpec {
     /// Tables of `public` are addressed by their name, others as `schema.table`.
     #[serde(default)]
     pub schemas: Vec<String>,
+    /// The first read of an incremental table is committed each time that so many MiB of the table
+    /// were read: one that is interrupted goes on there.
+    #[serde(default = "commit_every_mib")]
+    #[schemars(range(min = 1))]
+    pub commit_every_mib: NonZeroU64,
+    /// How many connections read a large table side by side. Default: half of the cores, 1 to 4.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 64))]
+    pub readers: Option<NonZeroU8>,
+    /// In tests: `commit_every_mib` in pages of the table, so that small tables have many rounds.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub commit_every_pages: Option<NonZeroU32>,
+}
+
+fn commit_every_mib() -> NonZeroU64 {
+    const DEFAULT: NonZeroU64 = NonZeroU64::new(512).unwrap();
+    DEFAULT
 }
 
 /// Writes tables into one database, rows and cursors in one transaction.
@@ -90,6 +111,19 @@ pub enum PgxLogLevel {
 }
 
 impl SourceSpec {
+    /// How large tables are read. Readers are not alone on their machine, nor is the server.
+    pub(crate) fn pace(&self) -> Pace {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let readers = self.readers.map_or((cores / 2).clamp(1, 4), |readers| readers.get().into());
+        Pace {
+            round: match self.commit_every_pages {
+                Some(pages) => Round::Pages(pages.get().into()),
+                None => Round::Bytes(self.commit_every_mib.get().saturating_mul(1 << 20)),
+            },
+            readers,
+        }
+    }
+
     /// The schemas to read; empty: all.
     pub(crate) fn all_schemas(&self) -> Vec<String> {
         self.schema.iter().chain(&self.schemas).cloned().collect()
@@ -193,6 +227,20 @@ mod tests {
             parse::<SourceSpec>(json!({"connection_string": 5, "schema": "s"})).unwrap_err();
         assert_eq!(error.context_value("key"), Some("connection_string"));
         assert!(!error.to_string().contains('5'), "{error}");
+    }
+
+    #[test]
+    fn rounds_and_readers_are_at_least_one() {
+        let spec = parse::<SourceSpec>(json!({})).unwrap();
+        assert_eq!(spec.commit_every_mib.get(), 512);
+        assert!((1..=4).contains(&spec.pace().readers));
+        for key in ["commit_every_mib", "readers", "commit_every_pages"] {
+            let error = parse::<SourceSpec>(json!({key: 0})).unwrap_err();
+            assert_eq!(error.context_value("key"), Some(key));
+        }
+        let schema = schema(Role::Source);
+        assert_eq!(schema["properties"]["commit_every_mib"]["default"], json!(512));
+        assert!(schema["properties"].get("commit_every_pages").is_none());
     }
 
     #[test]

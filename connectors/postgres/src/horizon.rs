@@ -219,6 +219,7 @@ pub(crate) enum Clock {
 }
 
 /// One incremental read of a table with row versions.
+#[derive(Clone)]
 pub(crate) struct VersionRead {
     table: TableName,
     saved: Option<SavedVersions>,
@@ -355,8 +356,9 @@ impl VersionRead {
     /// The condition on the transaction id: `None` in a first read.
     pub(crate) fn version_condition(&self) -> Option<String> {
         let saved = self.saved.as_ref()?;
+        // Beyond half of the ids an age turns negative: then it is of a row that was frozen long ago.
         Some(format!(
-            "pg_catalog.age(xmin) <= pg_catalog.age('{}'::pg_catalog.xid)",
+            "pg_catalog.age(xmin) BETWEEN 0 AND pg_catalog.age('{}'::pg_catalog.xid)",
             saved.snapshot_xmin as u32
         ))
     }
@@ -416,33 +418,61 @@ impl VersionRead {
         in_new_partition || self.known.is_empty() || !self.known.contains(&xid)
     }
 
-    /// The position that covers everything admitted.
-    ///
-    /// # Errors
-    /// `Internal` when it has no JSON form.
-    pub(crate) fn finish(self) -> Result<serde_json::Value> {
-        let saved = SavedVersions {
+    /// One reader's part of the read. What it admits is not covered before [`Self::absorb`] has
+    /// taken it back.
+    pub(crate) fn part(&self) -> Self {
+        Self { seen: BTreeSet::new(), last_seen: None, ..self.clone() }
+    }
+
+    /// Takes a part back.
+    pub(crate) fn absorb(&mut self, part: Self) {
+        self.seen.extend(part.seen);
+        self.greatest = self.greatest.max(part.greatest);
+    }
+
+    /// From now on everything is new: what follows was not read before.
+    pub(crate) fn forget_known(&mut self) {
+        self.known.clear();
+    }
+
+    /// What covers everything admitted so far.
+    pub(crate) fn reached(&self) -> SavedVersions {
+        let system = self.system.as_ref();
+        SavedVersions {
             v: 1,
             kind: KIND.to_owned(),
-            system: self.system.or_else(|| self.saved.and_then(|saved| saved.system)),
+            system: system.or(self.saved.as_ref().and_then(|s| s.system.as_ref())).cloned(),
             table: self.oid,
-            cursor_field: self.cursor_field,
+            cursor_field: self.cursor_field.clone(),
             greatest: self.greatest,
             lower_bound: self.lower_bound,
             snapshot_xmin: self.snapshot.xmin,
             snapshot_xmax: self.snapshot.xmax,
             delivered: format_ranges(&self.seen),
-            partitions: self.partitions,
-            prepared: self.prepared,
-            files: self.files,
+            partitions: self.partitions.clone(),
+            prepared: self.prepared.clone(),
+            files: self.files.clone(),
             without_nulls: self.without_nulls,
-        };
-        serde_json::to_value(saved).map_err(|error| {
-            Error::internal("A cursor has no JSON form")
-                .context("table", self.table)
-                .caused_by(error)
-        })
+        }
     }
+
+    /// The position that covers everything admitted.
+    ///
+    /// # Errors
+    /// `Internal` when it has no JSON form.
+    pub(crate) fn finish(self) -> Result<serde_json::Value> {
+        as_json(&self.reached(), &self.table)
+    }
+}
+
+/// The JSON form of a position.
+///
+/// # Errors
+/// `Internal` when it has none.
+pub(crate) fn as_json(position: &impl Serialize, table: &TableName) -> Result<serde_json::Value> {
+    serde_json::to_value(position).map_err(|error| {
+        Error::internal("A cursor has no JSON form").context("table", table).caused_by(error)
+    })
 }
 
 fn check_same_source(

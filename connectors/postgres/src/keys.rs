@@ -12,8 +12,8 @@ use crate::catalog::{self, get};
 use crate::dialect::PostgresDialect;
 use crate::session::{Session, quote};
 
-/// Gives a table that this transaction has created and loaded its key. Of several rows with one
-/// key the one that arrived last stays; returns how many went.
+/// Gives a table that was created and loaded without its key, in this transaction or in several,
+/// its key. Of several rows with one key the one that arrived last stays; returns how many went.
 ///
 /// # Errors
 /// As the server's.

@@ -1,11 +1,12 @@
 //! PostgreSQL as a source and as a destination: binary COPY both ways.
 //!
 //! Start at [`PostgresConnector`]. Reading: `source` decides what is read, `horizon` what is new,
-//! `read` runs the COPY, `tuples` and `decode` turn its bytes into Arrow. Writing: `destination`
+//! `first_load` in which rounds a large table is read, `read` runs the COPY, `tuples` and `decode` turn its bytes into Arrow. Writing: `destination`
 //! answers the engine, `writer` takes rows and commits them, `load` and `encode` send them,
 //! `changes` alters tables, `rebuild` and `keys` make new ones, `upkeep` looks after whole tables,
 //! `store` keeps the state. `types`, `stored` and `catalog` say what a table is. `conninfo`, `passfile`, `tls` and `session` are
-//! about the connection.
+//! about the connection, `wire` reads large results from it, `refusal` and `rights` say what an
+//! error of the server means.
 
 mod catalog;
 mod changes;
@@ -15,8 +16,10 @@ mod decode;
 mod destination;
 mod dialect;
 mod encode;
+mod first_load;
 mod fit;
 mod horizon;
+mod key_digests;
 mod keys;
 mod load;
 mod numeric;
@@ -26,6 +29,7 @@ mod pool;
 mod read;
 mod read_back;
 mod rebuild;
+mod refusal;
 mod rights;
 mod session;
 mod source;
@@ -38,6 +42,7 @@ mod tuples;
 mod types;
 mod typmod;
 mod upkeep;
+mod wire;
 mod writer;
 
 use async_trait::async_trait;
@@ -75,7 +80,7 @@ impl Connector for PostgresConnector {
     async fn source(&self, spec: Value) -> Result<Box<dyn Source>> {
         let spec: SourceSpec = config::parse(spec)?;
         let target = config::target(spec.connection_string.as_ref())?;
-        Ok(Box::new(source::PostgresSource::new(target, spec.all_schemas())))
+        Ok(Box::new(source::PostgresSource::new(target, spec.all_schemas(), spec.pace())))
     }
 
     async fn destination(&self, spec: Value) -> Result<Box<dyn Destination>> {

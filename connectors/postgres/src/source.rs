@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
-    Checkpoint, Completion, CrashPoint, Cursor, CursorKey, Error, LogicalType, NullCursor, Output,
+    Checkpoint, Completion, CrashPoint, Cursor, CursorKey, Error, KeyDigests, KeyTable, LogicalType, NullCursor, Output,
     Partition, Plan, ReadMode, Result, Source, SourceDelivery, State, Table, TableName, TablePlan,
     WriteMode, crash,
 };
@@ -15,7 +16,9 @@ use tokio_postgres::types::Type;
 
 use crate::catalog::{self, Relation, RelationKind, Selection, UserTypes, get};
 use crate::conninfo::Target;
+use crate::first_load::{self, FirstLoad, Pace};
 use crate::horizon::{self, Clock, Probe, SavedVersions, TableNow, VersionRead};
+use crate::key_digests::{PostgresKeys, Side};
 use crate::pool::Pool;
 use crate::read::{self, Filter, VersionFields};
 use crate::session::{ENCODING_OF_NONE, Session, literal, quote};
@@ -26,14 +29,16 @@ use crate::types::{Wire, wire};
 pub(crate) struct PostgresSource {
     pool: Pool,
     schemas: Vec<String>,
+    /// How large tables are read.
+    pub(crate) pace: Pace,
     /// What kind of relation each table is, found by `discover` and `review`.
     kinds: Mutex<HashMap<TableName, (RelationKind, bool)>>,
 }
 
-const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+pub(crate) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 impl PostgresSource {
-    pub(crate) fn new(target: Target, schemas: Vec<String>) -> Self {
+    pub(crate) fn new(target: Target, schemas: Vec<String>, pace: Pace) -> Self {
         let settings = vec![
             // Types of `public` are named without their schema, as its tables are.
             ("search_path", "public".to_owned()),
@@ -42,10 +47,10 @@ impl PostgresSource {
             (ENCODING_OF_NONE, "SQL_ASCII".to_owned()),
         ];
         let pool = Pool::new(target, settings);
-        Self { pool, schemas, kinds: Mutex::default() }
+        Self { pool, schemas, pace, kinds: Mutex::default() }
     }
 
-    async fn session(&self) -> Result<Session> {
+    pub(crate) async fn session(&self) -> Result<Session> {
         self.pool.session(None).await
     }
 
@@ -61,10 +66,7 @@ impl PostgresSource {
         let (relation, types) = describe(&session, table.name()).await?;
         let wires = read::wires(&table.source, &relation, &types)?;
         crash::at(CrashPoint::ReadSnapshot);
-        let statement = read::copy_statement(&table.source, &wires, &[], &relation, None);
-        let mut filter = Filter::All;
-        let done =
-            read::copy(&session, &statement, &table.source, &wires, 0, &mut filter, output).await?;
+        let done = first_load::whole(self, session, table, relation, wires, output).await?;
         crash::at(CrashPoint::ReadRows);
         Ok(done)
     }
@@ -72,9 +74,10 @@ impl PostgresSource {
     async fn incremental(
         &self,
         table: &TablePlan,
-        saved: Option<&Cursor>,
+        state: &State,
         output: &Output,
     ) -> Result<Completion> {
+        let saved = state.table_cursor(table.name());
         let session = self.session().await?;
         // Before the snapshot: see `horizon::probe`.
         let probe = horizon::probe(&session).await?;
@@ -83,6 +86,11 @@ impl PostgresSource {
         let (relation, types) = describe(&session, table.name()).await?;
         let wires = read::wires(&table.source, &relation, &types)?;
         let cursor = CursorColumn::find(table, &relation, &types)?;
+        if saved.is_none() && relation.has_row_versions {
+            let key = CursorKey::Partition(table.name().clone(), FULL_REFRESH.to_owned());
+            let load = FirstLoad { source: self, table, relation, wires, cursor, probe, snapshot };
+            return load.read(session, state.cursors.get(&key), output).await;
+        }
         let (hidden, condition, mut filter) = if relation.has_row_versions {
             let saved = saved.map(|saved| SavedVersions::parse(saved, table.name())).transpose()?;
             let partitions = children(&session, &relation).await?;
@@ -114,7 +122,9 @@ impl PostgresSource {
             read::copy_statement(&table.source, &wires, &hidden, &relation, condition.as_deref());
         let hidden = hidden.len();
         let done =
-            read::copy(&session, &statement, &table.source, &wires, hidden, &mut filter, output)
+            read::copy(
+                &session, &statement, table, &wires, hidden, &mut filter, output,
+            )
                 .await?;
         crash::at(CrashPoint::ReadRows);
         if done == Completion::Complete {
@@ -128,7 +138,7 @@ impl PostgresSource {
 }
 
 /// Ends the transaction of a read that is complete, and leaves the session for the next use.
-async fn end(session: Session) -> Result<()> {
+pub(crate) async fn end(session: Session) -> Result<()> {
     session.run("end the read", "COMMIT").await?;
     session.give_back();
     Ok(())
@@ -147,7 +157,7 @@ async fn describe(session: &Session, name: &TableName) -> Result<(Relation, User
 }
 
 /// The partitions and inheriting tables below a table, in the order of their ids.
-async fn children(session: &Session, relation: &Relation) -> Result<Vec<u32>> {
+pub(crate) async fn children(session: &Session, relation: &Relation) -> Result<Vec<u32>> {
     let statement = "
         WITH RECURSIVE below AS (
           SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1
@@ -158,10 +168,10 @@ async fn children(session: &Session, relation: &Relation) -> Result<Vec<u32>> {
 }
 
 /// The cursor column as SQL sees it.
-struct CursorColumn {
-    name: String,
+pub(crate) struct CursorColumn {
+    pub(crate) name: String,
     wire: Wire,
-    clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 impl CursorColumn {
@@ -203,14 +213,57 @@ impl CursorColumn {
 
 type Prepared = (Vec<String>, Option<String>, Filter);
 
+/// Whether rows are matched by a key, so that sending them again changes nothing.
+pub(crate) fn is_keyed(table: &TablePlan) -> bool {
+    matches!(table.write_mode, WriteMode::Overwrite) && !table.target.primary_key.is_empty()
+}
+
+/// The condition that a row is in one of these relations; `None` where there are none.
+pub(crate) fn in_relations(oids: &[u32]) -> Option<String> {
+    let list: Vec<String> = oids.iter().map(u32::to_string).collect();
+    let list = list.join(",");
+    (!oids.is_empty()).then(|| format!("tableoid = ANY ('{{{list}}}'::pg_catalog.oid[])"))
+}
+
+/// The condition that leaves a partition that is attached right now to the next sync as a whole.
+pub(crate) fn in_known_partitions(read: &VersionRead) -> Option<String> {
+    if read.partitions().is_empty() {
+        return None;
+    }
+    let known: Vec<u32> = read.partitions().iter().copied().chain([read.oid()]).collect();
+    in_relations(&known)
+}
+
+/// What a read by row versions has after the columns; `fresh` are partitions in which everything
+/// is new.
+pub(crate) fn hidden_fields(
+    table: &TablePlan,
+    cursor: &CursorColumn,
+    fresh: &[u32],
+) -> (Vec<String>, VersionFields) {
+    let column = quote(&cursor.name);
+    let mut hidden = vec!["xmin".to_owned()];
+    let mut fields = VersionFields::default();
+    if let Some(in_fresh) = in_relations(fresh) {
+        fields.in_new_partition = Some(hidden.len());
+        hidden.push(in_fresh);
+    }
+    if table.null_cursor != NullCursor::Include {
+        fields.is_null = Some(hidden.len());
+        hidden.push(format!("({column} IS NULL)"));
+    }
+    if cursor.clock != Clock::None {
+        fields.cursor = Some(hidden.len());
+        hidden.push(column);
+    }
+    (hidden, fields)
+}
+
 /// Columns, condition and filter of a read by row versions.
 fn versions(table: &TablePlan, cursor: &CursorColumn, read: VersionRead) -> Result<Prepared> {
-    let column = quote(&cursor.name);
     let mut conditions = Vec::new();
     if read.is_wrapped() {
-        let keyed = matches!(table.write_mode, WriteMode::Overwrite)
-            && !table.target.primary_key.is_empty();
-        if !keyed {
+        if !is_keyed(table) {
             return Err(Error::schema(
                 "The last sync is so long ago that transaction ids cannot be compared",
             )
@@ -221,31 +274,12 @@ fn versions(table: &TablePlan, cursor: &CursorColumn, read: VersionRead) -> Resu
         conditions.extend(read.version_condition());
     }
     conditions.extend(read.cursor_condition(&cursor.name, cursor.clock, table.lookback));
-    let list = |oids: &[u32]| {
-        let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
-        format!("tableoid = ANY ('{{{}}}'::pg_catalog.oid[])", oids.join(","))
-    };
     let fresh = read.new_partitions();
-    let mut hidden = vec!["xmin".to_owned()];
-    let mut fields = VersionFields::default();
-    if !fresh.is_empty() {
-        fields.in_new_partition = Some(hidden.len());
-        hidden.push(list(&fresh));
-        conditions = vec![format!("({} OR {})", all(&conditions), list(&fresh))];
+    let (hidden, fields) = hidden_fields(table, cursor, &fresh);
+    if let Some(in_fresh) = in_relations(&fresh) {
+        conditions = vec![format!("({} OR {in_fresh})", all(&conditions))];
     }
-    if !read.partitions().is_empty() {
-        // A partition that is attached right now is left to the next sync as a whole.
-        let known: Vec<u32> = read.partitions().iter().copied().chain([read.oid()]).collect();
-        conditions.push(list(&known));
-    }
-    if table.null_cursor != NullCursor::Include {
-        fields.is_null = Some(hidden.len());
-        hidden.push(format!("({column} IS NULL)"));
-    }
-    if cursor.clock != Clock::None {
-        fields.cursor = Some(hidden.len());
-        hidden.push(column);
-    }
+    conditions.extend(in_known_partitions(&read));
     let condition = (!conditions.is_empty()).then(|| all(&conditions));
     let filter = Filter::Versions {
         read: Box::new(read),
@@ -291,13 +325,18 @@ fn position(filter: Filter, table: &TablePlan) -> Result<Value> {
         Filter::Contents(cursor) => cursor.excluded(),
         Filter::All => 0,
     };
-    if left_out > 0 {
-        tracing::info!(table = %table.name(), rows = left_out, "rows without a cursor were left out");
-    }
+    say_left_out(left_out, table);
     match filter {
         Filter::Versions { read, .. } => read.finish(),
         Filter::Contents(cursor) => cursor.finish(),
         Filter::All => Ok(Value::Null),
+    }
+}
+
+/// Says how many rows a read has left out.
+pub(crate) fn say_left_out(rows: u64, table: &TablePlan) {
+    if rows > 0 {
+        tracing::info!(table = %table.name(), rows, "rows without a cursor were left out");
     }
 }
 
@@ -376,6 +415,10 @@ impl Source for PostgresSource {
         Ok(())
     }
 
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        Some(Box::new(PostgresKeys::new(Side::Source(self.pool.clone()), table)))
+    }
+
     async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {
         Ok(plan.tables.keys().map(Partition::whole).collect())
     }
@@ -394,9 +437,7 @@ impl Source for PostgresSource {
             })?;
             let done = match table.read_mode {
                 ReadMode::FullRefresh => self.full(table, &output).await?,
-                ReadMode::Incremental => {
-                    self.incremental(table, state.table_cursor(name), &output).await?
-                }
+                ReadMode::Incremental => self.incremental(table, state, &output).await?,
             };
             if done == Completion::Stopped {
                 return Ok(done);

@@ -52,7 +52,7 @@ pub(crate) async fn check_not_rewritten(
     let statement = format!(
         "SELECT EXISTS (SELECT 1 FROM {quoted} WHERE tableoid = ANY ($1))
             AND NOT EXISTS (SELECT 1 FROM {quoted} WHERE tableoid = ANY ($1)
-              AND (pg_catalog.age(xmin) > pg_catalog.age('{}'::pg_catalog.xid)
+              AND (pg_catalog.age(xmin) NOT BETWEEN 0 AND pg_catalog.age('{}'::pg_catalog.xid)
                    OR xmin = ANY ($2::text[]::pg_catalog.xid[])))",
         saved.snapshot_xmin as u32
     );

@@ -59,6 +59,8 @@ pub(crate) struct PostgresWriter {
     idle: Option<(Session, i32)>,
     /// Tables whose planned changes are committed.
     changed: BTreeSet<TableName>,
+    /// Tables of which not all was read in one commit, and that get their key with the last one.
+    keyless: BTreeSet<TableName>,
 }
 
 impl Drop for PostgresWriter {
@@ -78,11 +80,16 @@ impl PostgresWriter {
         recreated: Recreated,
         begun: Begun,
     ) -> Self {
+        let written = written(plan);
+        let keyless = partition.tables.iter().filter(|name| {
+            written.tables.get(*name).is_some_and(|table| may_lack_key(table))
+        });
         let names: Vec<String> = partition.tables.iter().map(ToString::to_string).collect();
         Self {
             connector,
             plan: Arc::new(plan.clone()),
-            written: Arc::new(written(plan)),
+            keyless: keyless.cloned().collect(),
+            written: Arc::new(written),
             fence: fence.clone(),
             recreated,
             begun,
@@ -220,6 +227,9 @@ impl PostgresWriter {
 
     /// Decides where the rows of a table go, and makes the table that they go to.
     async fn prepare(&self, open: &mut Open, table: &TablePlan) -> Result<Loaded> {
+        if self.keyless.contains(table.name()) {
+            self.change_early(open, table).await?;
+        }
         if let Some((into, way)) = self.direct(open, table).await? {
             return Ok(Loaded::new(into, way));
         }
@@ -254,7 +264,8 @@ impl PostgresWriter {
         let there = changes::find(session, &table.target.name).await?;
         let pending = self.has_changes(open, table);
         if let Some(there) = there {
-            let fits = !pending && !is_keyed(table);
+            let is_loaded = self.keyless.contains(table.name()) && there.primary_key.is_empty();
+            let fits = !pending && (!is_keyed(table) || is_loaded);
             return Ok((fits && changes::takes_rows_as_planned(&table.target, &there)?)
                 .then_some((into, Way::Direct)));
         }
@@ -335,7 +346,17 @@ fn written(plan: &Plan) -> Plan {
     for table in written.tables.values_mut().filter(|table| table.rebuild) {
         *table = rebuild::beside(table, &plan.sync);
     }
+    for table in written.tables.values_mut().filter(|table| may_lack_key(table)) {
+        table.changes.retain(|change| *change != SchemaChange::AddKey);
+    }
     written
+}
+
+/// Whether an earlier run may have left the table without its key, which comes with the last
+/// commit of the first read.
+fn may_lack_key(table: &TablePlan) -> bool {
+    let is_ordered = derived::is_ordered(table.write_mode);
+    table.resumes_first_read && !table.rebuild && is_keyed(table) && !is_ordered
 }
 
 /// Whether rows are matched by a key.

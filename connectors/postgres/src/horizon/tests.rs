@@ -68,7 +68,7 @@ fn ids_are_compared_beyond_the_32_bit_limit() {
     assert!(second.is_wrapped());
     assert_eq!(
         second.version_condition().unwrap(),
-        "pg_catalog.age(xmin) <= pg_catalog.age('4294967294'::pg_catalog.xid)"
+        "pg_catalog.age(xmin) BETWEEN 0 AND pg_catalog.age('4294967294'::pg_catalog.xid)"
     );
 }
 
@@ -143,4 +143,24 @@ fn damaged_ranges_are_refused() {
         assert!(parse_ranges(text).is_none(), "{text}");
     }
     assert_eq!(parse_ranges("").unwrap(), BTreeSet::new());
+}
+
+#[test]
+fn what_readers_of_parts_admit_is_covered_together() {
+    let snapshot = Snapshot { xmin: 100, xmax: 110 };
+    let mut whole = read(None, &probe(), snapshot).unwrap();
+    let (mut left, mut right) = (whole.part(), whole.part());
+    left.admit(101, false);
+    left.reach(&0i64.to_be_bytes());
+    right.admit(99, false);
+    right.admit(105, false);
+    assert_eq!(whole.reached().delivered, "");
+    whole.absorb(left);
+    whole.absorb(right);
+    assert_eq!(whole.reached().delivered, "101,105");
+    assert_eq!(whole.reached().greatest, Some(Instant(EPOCH_MICROS)));
+    let mut later = read(Some(&saved(whole)), &probe(), snapshot).unwrap();
+    assert!(!later.part().admit(101, false));
+    later.forget_known();
+    assert!(later.part().admit(101, false), "of a page that was not read");
 }

@@ -1,10 +1,13 @@
 //! The end of a transaction: schema changes, staged rows brought to where they belong, cursors,
 //! COMMIT.
 
+use std::collections::BTreeSet;
+
 use highwater_core::crash::{self, CrashPoint};
+use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
-    Checkpoint, Committed, CommittedTables, Error, ErrorKind, Fence, Plan, Result, TablePlan,
-    TableRecord, WriteMode,
+    Checkpoint, Committed, CommittedTables, CursorKey, Error, ErrorKind, Fence, Plan, Result,
+    TableName, TablePlan, TableRecord, WriteMode,
 };
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::table_columns;
@@ -32,7 +35,11 @@ impl PostgresWriter {
         open.finish_load().await?;
         crash::at(CrashPoint::StageRows);
         let tables = self.tables()?;
-        for table in tables.iter().filter(|table| self.has_changes(&open, table)) {
+        let gets_key = |table: &TablePlan| {
+            self.keyless.contains(table.name()) && is_last(checkpoint, table.name())
+        };
+        let altered = |table: &&TablePlan| self.has_changes(&open, table) || gets_key(table);
+        for table in tables.iter().filter(altered) {
             changes::lock(&open.session, &table.target.name).await?;
         }
         self.check_fence(&open.session).await?;
@@ -42,10 +49,10 @@ impl PostgresWriter {
         }
         crash::at(CrashPoint::CommitSchema);
         let mut committed = std::mem::take(&mut open.settled);
+        let mut keyless = self.keyless.clone();
         for table in &tables {
-            if let Some(loaded) = open.loads.get(table.name()) {
-                let now = open.now(table);
-                let settled = self.settle_loaded(&open.session, now, loaded).await?;
+            let settled = self.settle_all(&open, table, checkpoint, &mut keyless).await?;
+            if let Some(settled) = settled {
                 *committed.entry(table.name().clone()).or_default() += settled;
             }
         }
@@ -59,6 +66,7 @@ impl PostgresWriter {
         self.save_state(&open, &tables, checkpoint).await?;
         crash::at(CrashPoint::CommitState);
         self.finish_commit(open).await?;
+        self.keyless = keyless;
         crash::at(CrashPoint::CommitDone);
         Ok(committed)
     }
@@ -89,6 +97,62 @@ impl PostgresWriter {
             changes::make_history(session, table).await?;
         }
         Ok(())
+    }
+
+    /// Makes the planned changes of a table before the commit, because its rows need them.
+    pub(super) async fn change_early(&self, open: &mut Open, table: &TablePlan) -> Result<()> {
+        if self.has_changes(open, table) {
+            changes::lock(&open.session, &table.target.name).await?;
+            self.change(open, table).await?;
+            open.changed.insert(table.name().clone());
+        }
+        Ok(())
+    }
+
+    /// Brings the rows of a table to where they belong, and gives it its key when nothing more is
+    /// to come: to keep an index up to date for every row costs much more than to build it. Rows
+    /// that have to be merged need it before. `keyless` is what becomes of [`Self::keyless`].
+    async fn settle_all(
+        &self,
+        open: &Open,
+        table: &TablePlan,
+        checkpoint: &Checkpoint,
+        keyless: &mut BTreeSet<TableName>,
+    ) -> Result<Option<Committed>> {
+        let (name, session) = (table.name(), &open.session);
+        let is_last = is_last(checkpoint, name);
+        let loaded = open.loads.get(name);
+        let merges = loaded.is_some_and(|loaded| loaded.way == Way::Staged);
+        let mut folded = 0;
+        if (is_last || merges) && keyless.remove(name) {
+            folded = self.add_key(session, table).await?;
+        }
+        let Some(loaded) = loaded else {
+            return Ok(
+                (folded > 0).then_some(Committed { unchanged: folded, ..Committed::default() })
+            );
+        };
+        if loaded.way == Way::New && is_keyed(table) && !is_last {
+            keyless.insert(name.clone());
+            return Ok(Some(Committed { written: loaded.rows, ..Committed::default() }));
+        }
+        let mut settled = self.settle_loaded(session, open.now(table), loaded).await?;
+        settled.written = settled.written.saturating_sub(folded);
+        settled.unchanged += folded;
+        Ok(Some(settled))
+    }
+
+    /// Gives a loaded table its key; returns how many rows went that were older ones of a key.
+    async fn add_key(&self, session: &Session, table: &TablePlan) -> Result<u64> {
+        let there = changes::find(session, &table.target.name).await?;
+        if there.is_none_or(|there| !there.primary_key.is_empty()) {
+            return Ok(0);
+        }
+        let folded = keys::add(session, &table.target).await?;
+        if derived::remembers_keys(table) {
+            upkeep::remember_all(session, &self.plan, table).await?;
+        }
+        Ok(folded)
     }
 
     /// Brings the loaded rows to where they belong.
@@ -250,6 +314,13 @@ impl PostgresWriter {
         let unchanged = loaded.rows.saturating_sub(written + deleted);
         Ok(Committed { written, unchanged, deleted })
     }
+}
+
+/// Whether a checkpoint covers all that is read of a table: one that says where an unfinished
+/// read goes on does not.
+fn is_last(checkpoint: &Checkpoint, table: &TableName) -> bool {
+    let unfinished = CursorKey::Partition(table.clone(), FULL_REFRESH.to_owned());
+    !checkpoint.cursors.contains_key(&unfinished)
 }
 
 /// The arrival order of the next row in the history.

@@ -90,11 +90,7 @@ impl PostgresWriter {
     /// Makes the changes of a table and brings its rows there before the commit.
     async fn settle_early(&self, open: &mut Open, table: &TablePlan) -> Result<()> {
         let name = table.name();
-        if self.has_changes(open, table) {
-            changes::lock(&open.session, &table.target.name).await?;
-            self.change(open, table).await?;
-            open.changed.insert(name.clone());
-        }
+        self.change_early(open, table).await?;
         let now = open.now(table).clone();
         let Some(loaded) = open.loads.get_mut(name).filter(|loaded| loaded.rows > 0) else {
             return Ok(());
