@@ -5,6 +5,7 @@ use highwater_core::Connector;
 /// Every built-in connector.
 pub static CONNECTORS: &[&dyn Connector] = &[
     &highwater_files::FilesConnector,
+    &highwater_mysql::MysqlConnector,
     &highwater_postgres::PostgresConnector,
     &highwater_sqlite::SqliteConnector,
 ];

@@ -28,6 +28,11 @@ pub trait Connector: Send + Sync {
         &[]
     }
 
+    /// What it can be.
+    fn roles(&self) -> &'static [Role] {
+        &[Role::Source, Role::Destination]
+    }
+
     /// The schemes of URLs that name such a system, without `://`.
     fn url_schemes(&self) -> &'static [&'static str];
 

@@ -61,9 +61,13 @@ pub fn page() -> String {
         "The `spec` of a document of `kind: transformer`.",
     );
     for connector in registry::CONNECTORS {
-        for (role, word) in [(Role::Source, "source"), (Role::Destination, "destination")] {
+        for role in connector.roles() {
+            let word = match role {
+                Role::Source => "source",
+                Role::Destination => "destination",
+            };
             let title = format!("`path: {}` as {word}", connector.kind());
-            keys(&mut out, &title, "The connector's own `spec`.", &connector.spec_schema(role));
+            keys(&mut out, &title, "The connector's own `spec`.", &connector.spec_schema(*role));
         }
     }
     out.truncate(out.trim_end().len());
