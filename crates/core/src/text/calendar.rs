@@ -165,6 +165,15 @@ impl Cursor<'_> {
     }
 
     fn date(&mut self) -> Option<i64> {
+        // Nearly every date has this form.
+        if let [a, b, c, d, b'-', e, f, b'-', g, h, rest @ ..] = self.0
+            && [a, b, c, d, e, f, g, h].into_iter().all(u8::is_ascii_digit)
+        {
+            self.0 = rest;
+            let two = |ten: &u8, one: &u8| (ten - b'0') * 10 + (one - b'0');
+            let year = i64::from(two(a, b)) * 100 + i64::from(two(c, d));
+            return days_from_civil(year, two(e, f), two(g, h));
+        }
         let negative = self.eat(b'-');
         if !negative {
             self.eat(b'+');

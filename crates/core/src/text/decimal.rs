@@ -82,6 +82,7 @@ pub(super) trait Unscaled: Sized + Copy {
     /// `self * 10 + digit`, `None` when it does not fit.
     fn then_digit(self, digit: u8) -> Option<Self>;
     fn negated(self) -> Self;
+    fn from_short(value: i64) -> Self;
 }
 
 impl Unscaled for i128 {
@@ -91,6 +92,9 @@ impl Unscaled for i128 {
     }
     fn negated(self) -> Self {
         -self
+    }
+    fn from_short(value: i64) -> Self {
+        value.into()
     }
 }
 
@@ -102,11 +106,55 @@ impl Unscaled for i256 {
     fn negated(self) -> Self {
         self.wrapping_neg()
     }
+    fn from_short(value: i64) -> Self {
+        i256::from_i128(value.into())
+    }
 }
 
 /// The unscaled integer of `text` with exactly `scale` places and at most `precision` digits;
 /// `None` when a digit other than zero would be lost.
 pub(super) fn parse<T: Unscaled>(text: &str, precision: u8, scale: i8) -> Option<T> {
+    match parse_short(text, precision, scale) {
+        Some(value) => Some(T::from_short(value)),
+        None => parse_any(text, precision, scale),
+    }
+}
+
+/// [`parse_any`] for what nearly every decimal is: a few digits, no more of them behind the point
+/// than there is room for, no exponent. `None` for all else, right or wrong.
+fn parse_short(text: &str, precision: u8, scale: i8) -> Option<i64> {
+    /// So many digits of any value fit into 64 bits.
+    const DIGITS: usize = 18;
+    let (negative, bytes) = match text.as_bytes() {
+        [b'-', rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    let scale = usize::try_from(scale).ok()?;
+    if bytes.len() > DIGITS {
+        return None;
+    }
+    let (mut value, mut point) = (0i64, None);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + i64::from(byte - b'0'),
+            b'.' if point.is_none() => point = Some(at),
+            _ => return None,
+        }
+    }
+    let (digits, places) = match point {
+        Some(at) => (bytes.len() - 1, bytes.len() - at - 1),
+        None => (bytes.len(), 0),
+    };
+    let zeros = scale.checked_sub(places)?;
+    if digits == 0 || digits + zeros > DIGITS {
+        return None;
+    }
+    let value = value * 10i64.pow(u32::try_from(zeros).ok()?);
+    let fits = usize::from(precision) >= DIGITS || value < 10i64.pow(precision.into());
+    fits.then_some(if negative { -value } else { value })
+}
+
+fn parse_any<T: Unscaled>(text: &str, precision: u8, scale: i8) -> Option<T> {
     let number = split(text)?;
     // How many digits, counted from the first, belong to the unscaled integer.
     let kept = i64::try_from(number.whole.len())
@@ -168,6 +216,38 @@ mod tests {
         assert_eq!(parse(".5", 4, 1), Some(5));
         for wrong in ["", "-", ".", "1.2.3", "1e", "0x1", "1 ", "NaN", "٣"] {
             assert_eq!(parse(wrong, 10, 2), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_short_way_gives_what_the_long_way_gives() {
+        let (mut taken, mut state) = (0, 1u64);
+        for _ in 0..100_000 {
+            let mut next = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) % below
+            };
+            let length = next(22);
+            let text: String =
+                (0..length).map(|_| char::from(b"00123456789.9-+e"[next(16) as usize])).collect();
+            let (precision, scale) = (1 + next(38) as u8, next(14) as i8 - 3);
+            if let Some(short) = parse_short(&text, precision, scale) {
+                assert_eq!(parse_any(&text, precision, scale), Some(i128::from(short)), "{text}");
+                taken += 1;
+            }
+        }
+        assert!(taken > 1_000, "{taken}");
+        for (text, precision, scale, value) in [
+            ("979.19", 15, 2, 97_919),
+            ("-0.01", 15, 2, -1),
+            ("999999999999999999", 18, 0, 999_999_999_999_999_999),
+            ("1", 18, 17, 100_000_000_000_000_000),
+            ("5.", 3, 1, 50),
+        ] {
+            assert_eq!(parse_short(text, precision, scale), Some(value), "{text}");
+        }
+        for refused in ["", "-", ".", "-.", "1.2.3", "12.505", "1e2", "+1", "1000", "--1"] {
+            assert_eq!(parse_short(refused, 5, 2), None, "{refused}");
         }
     }
 

@@ -19,7 +19,7 @@ use arrow_array::types::{
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
 };
-use arrow_array::{ArrayRef, ArrowPrimitiveType};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType};
 use arrow_buffer::{IntervalDayTime, IntervalMonthDayNano, i256};
 use arrow_schema::{DataType, Field, IntervalUnit, TimeUnit};
 use base64::Engine;
@@ -170,7 +170,28 @@ where
         self.0.len()
     }
     fn finish(&mut self) -> ArrayRef {
-        Arc::new(self.0.finish())
+        let column = self.0.finish();
+        // The next column is about as long: it need not grow step by step.
+        self.0 = PrimitiveBuilder::with_capacity(column.len())
+            .with_data_type(column.data_type().clone());
+        Arc::new(column)
+    }
+}
+
+impl<P: Fn(&str) -> bool + Send> Column for Leaf<StringBuilder, P> {
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+    fn append(&mut self, text: &str) -> Option<()> {
+        (self.1)(text).then(|| self.0.append_value(text))
+    }
+    fn len(&self) -> usize {
+        ArrayBuilder::len(&self.0)
+    }
+    fn finish(&mut self) -> ArrayRef {
+        let column = self.0.finish();
+        self.0 = StringBuilder::with_capacity(column.len(), column.values().len());
+        Arc::new(column)
     }
 }
 
@@ -199,10 +220,6 @@ macro_rules! leaf {
 
 leaf!(BooleanBuilder, |inner, text| {
     inner.append_value(boolean(text)?);
-    Some(())
-});
-leaf!(StringBuilder, |inner, text| {
-    inner.append_value(text);
     Some(())
 });
 leaf!(LargeStringBuilder, |inner, text| {
