@@ -3,23 +3,28 @@
 
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, RecordBatchOptions};
-use futures::{StreamExt, pin_mut};
+use arrow_array::{BinaryArray, RecordBatch, RecordBatchOptions};
+use arrow_buffer::{Buffer, OffsetBuffer};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use highwater_core::types::{RECORD, with_metadata};
 use highwater_core::{
-    Batch, Completion, CrashPoint, Error, NullCursor, Op, Output, Result, Table, crash,
+    Batch, Completion, CrashPoint, Error, NullCursor, Op, Output, Result, Table, TablePlan, crash,
 };
 use highwater_sql::boundary::InclusiveCursor;
 
 use crate::catalog::{Relation, UserTypes};
-use crate::decode::{Decoder, Unfit};
+use crate::decode::{Chunk, Decoder, Unfit};
 use crate::horizon::VersionRead;
 use crate::session::{Session, quote};
-use crate::tuples::{Tuple, TupleReader};
+use crate::tuples::{COUNT_BYTES, Tuple, TupleReader};
 use crate::types::{Wire, wire};
+use crate::wire::{self, CopyOut, Piece};
 
 /// A batch ends at so many rows, or as soon as it holds so many bytes.
 const BATCH_ROWS: usize = 8192;
 const BATCH_BYTES: usize = 4 << 20;
+/// The same of rows that are forwarded, which are copied once more on their way.
+const FORWARDED_BYTES: usize = 1 << 20;
 
 /// How the planned columns are read.
 ///
@@ -63,7 +68,7 @@ pub(crate) fn quoted_name(relation: &Relation) -> String {
     format!("{}.{}", quote(crate::catalog::schema_of(&relation.name)), quote(&relation.name.name))
 }
 
-/// The COPY of some columns of a relation. `hidden` expressions come after the columns.
+/// The COPY of some columns of a relation. `hidden` expressions come before the columns.
 pub(crate) fn copy_statement(
     table: &Table,
     wires: &[Wire],
@@ -72,7 +77,7 @@ pub(crate) fn copy_statement(
     condition: Option<&str>,
 ) -> String {
     let columns = table.column_names().zip(wires).map(|(name, wire)| wire.select(&quote(name)));
-    let selected: Vec<String> = columns.chain(hidden.iter().cloned()).collect();
+    let selected: Vec<String> = hidden.iter().cloned().chain(columns).collect();
     let condition = condition.map(|c| format!(" WHERE {c}")).unwrap_or_default();
     format!(
         "COPY (SELECT {} FROM {}{condition}) TO STDOUT (FORMAT binary)",
@@ -96,7 +101,7 @@ pub(crate) struct VersionFields {
 pub(crate) enum Filter {
     /// Every row.
     All,
-    /// New row versions. After the columns the tuple has `xmin` and what `fields` names.
+    /// New row versions. Before the columns the tuple has `xmin` and what `fields` names.
     Versions {
         read: Box<VersionRead>,
         fields: VersionFields,
@@ -109,21 +114,19 @@ pub(crate) enum Filter {
 }
 
 impl Filter {
-    /// Whether a tuple is sent, judged by the fields after the columns.
+    /// Whether a tuple is sent, judged by the fields before the columns.
     #[inline]
-    fn admits(&mut self, tuple: &Tuple<'_>, columns: usize) -> Result<bool> {
+    fn admits(&mut self, tuple: &Tuple<'_>) -> Result<bool> {
         let Self::Versions { read, fields, null_cursor, cursor_field, nulls_left_out } = self
         else {
             return Ok(true);
         };
-        let xid = match tuple.get(columns) {
+        let xid = match tuple.get(0) {
             Some(&[a, b, c, d]) => u32::from_be_bytes([a, b, c, d]),
             _ => return Err(Error::internal("A row version has no transaction id")),
         };
-        let flag = |field: Option<usize>| {
-            field.is_some_and(|field| tuple.get(columns + field) == Some(&[1]))
-        };
-        if let Some(cursor) = fields.cursor.and_then(|field| tuple.get(columns + field)) {
+        let flag = |field: Option<usize>| field.is_some_and(|field| tuple.get(field) == Some(&[1]));
+        if let Some(cursor) = fields.cursor.and_then(|field| tuple.get(field)) {
             read.reach(cursor);
         }
         if !read.admit(xid, flag(fields.in_new_partition)) {
@@ -143,37 +146,98 @@ impl Filter {
 }
 
 /// Rows on their way into a batch.
-struct Rows {
-    table: Arc<Table>,
-    decoders: Vec<Decoder>,
-    rows: usize,
-    bytes: usize,
+enum Rows {
+    Decoded(Decoded),
+    Forwarded(Forwarded),
 }
 
 impl Rows {
-    fn new(table: Arc<Table>, wires: &[Wire]) -> Result<Self> {
-        let decoders = wires.iter().map(Decoder::new).collect::<Result<_>>()?;
-        Ok(Self { table, decoders, rows: 0, bytes: 0 })
+    fn decoded(table: &Arc<Table>, wires: &[Wire], hidden: usize) -> Self {
+        Self::Decoded(Decoded {
+            table: Arc::clone(table),
+            decoders: wires.iter().map(Decoder::new).collect(),
+            chunk: Chunk::new(wires.len()),
+            hidden,
+            rows: 0,
+            bytes: 0,
+        })
+    }
+
+    /// How many fields a tuple of the server has.
+    fn fields(&self) -> usize {
+        match self {
+            Self::Decoded(rows) => rows.hidden + rows.decoders.len(),
+            Self::Forwarded(rows) => rows.hidden + rows.columns,
+        }
     }
 
     #[inline]
     fn append(&mut self, tuple: &Tuple<'_>) -> Result<()> {
-        for (column, decoder) in self.decoders.iter_mut().enumerate() {
-            if let Err(unfit) = decoder.append(tuple.get(column)) {
-                return Err(unfit_error(unfit, &self.table, column));
-            }
+        match self {
+            Self::Decoded(rows) => rows.append(tuple),
+            Self::Forwarded(rows) => rows.append(tuple),
         }
-        self.rows += 1;
-        self.bytes += tuple.size();
-        Ok(())
     }
 
+    #[inline]
     fn is_full(&self) -> bool {
-        self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+        match self {
+            Self::Decoded(rows) => {
+                rows.rows + rows.chunk.rows() >= BATCH_ROWS
+                    || rows.bytes + rows.chunk.size() >= BATCH_BYTES
+            }
+            Self::Forwarded(rows) => {
+                rows.ends.len() > BATCH_ROWS || rows.tuples.len() >= FORWARDED_BYTES
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Decoded(rows) => rows.rows + rows.chunk.rows() == 0,
+            Self::Forwarded(rows) => rows.ends.len() <= 1,
+        }
     }
 
     fn take(&mut self) -> Result<RecordBatch> {
-        let arrays = self.decoders.iter_mut().map(Decoder::finish).collect::<Result<_>>()?;
+        match self {
+            Self::Decoded(rows) => rows.take(),
+            Self::Forwarded(rows) => rows.take(),
+        }
+    }
+}
+
+/// Rows that become columns.
+struct Decoded {
+    table: Arc<Table>,
+    decoders: Vec<Decoder>,
+    chunk: Chunk,
+    hidden: usize,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Decoded {
+    #[inline]
+    fn append(&mut self, tuple: &Tuple<'_>) -> Result<()> {
+        self.chunk.push(tuple, self.hidden);
+        if self.chunk.is_full() { self.decode() } else { Ok(()) }
+    }
+
+    fn decode(&mut self) -> Result<()> {
+        self.rows += self.chunk.rows();
+        self.bytes += self.chunk.size();
+        let decoded = self.chunk.decode(&mut self.decoders);
+        decoded.map_err(|(column, unfit)| unfit_error(unfit, &self.table, column))
+    }
+
+    fn take(&mut self) -> Result<RecordBatch> {
+        self.decode()?;
+        let mut arrays = Vec::with_capacity(self.decoders.len());
+        for (column, decoder) in self.decoders.iter_mut().enumerate() {
+            let array = decoder.finish();
+            arrays.push(array.map_err(|unfit| unfit_error(unfit, &self.table, column))?);
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
         (self.rows, self.bytes) = (0, 0);
         let schema = Arc::clone(&self.table.schema);
@@ -183,6 +247,58 @@ impl Rows {
                 .context("table", &self.table.name)
                 .caused_by(error)
         })
+    }
+}
+
+/// Rows that stay as the server sent them, one after the other, as a COPY takes them.
+struct Forwarded {
+    schema: SchemaRef,
+    tuples: Vec<u8>,
+    ends: Vec<i32>,
+    columns: usize,
+    hidden: usize,
+}
+
+impl Forwarded {
+    fn new(columns: usize, hidden: usize) -> Self {
+        let form = format!("line:{}", wire::FORM);
+        let tuple = with_metadata(Field::new("tuple", DataType::Binary, false), RECORD, form);
+        Self {
+            schema: Arc::new(Schema::new(vec![tuple])),
+            tuples: Vec::new(),
+            ends: Vec::new(),
+            columns,
+            hidden,
+        }
+    }
+
+    #[inline]
+    fn append(&mut self, tuple: &Tuple<'_>) -> Result<()> {
+        if self.ends.is_empty() {
+            self.tuples.reserve(FORWARDED_BYTES + FORWARDED_BYTES / 8);
+            self.ends.reserve(BATCH_ROWS + 1);
+            self.ends.push(0);
+        }
+        if self.hidden == 0 {
+            self.tuples.extend_from_slice(tuple.bytes);
+        } else {
+            // No table has more columns than 1,600.
+            let count: [u8; COUNT_BYTES] = (self.columns as u16).to_be_bytes();
+            self.tuples.extend_from_slice(&count);
+            self.tuples.extend_from_slice(&tuple.bytes[tuple.start_of(self.hidden)..]);
+        }
+        // A batch ends long before; one tuple has less than a gigabyte.
+        let end = i32::try_from(self.tuples.len())
+            .map_err(|_| Error::internal("A batch holds more than Arrow can"))?;
+        self.ends.push(end);
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<RecordBatch> {
+        let tuples = Buffer::from_vec(std::mem::take(&mut self.tuples));
+        let ends = OffsetBuffer::new(std::mem::take(&mut self.ends).into());
+        let array = BinaryArray::try_new(ends, tuples, None)?;
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), vec![Arc::new(array)])?)
     }
 }
 
@@ -197,11 +313,39 @@ fn unfit_error(unfit: Unfit, table: &Table, column: usize) -> Error {
     }
 }
 
-/// Runs the COPY and sends its rows.
+/// As [`copy_columns`], and where the plan says so the rows go out as they are ([`TablePlan::forwarded`]).
+///
+/// # Errors
+/// As [`copy_columns`].
+pub(crate) async fn copy(
+    session: &Session,
+    statement: &str,
+    plan: &TablePlan,
+    wires: &[Wire],
+    hidden: usize,
+    filter: &mut Filter,
+    output: &Output,
+) -> Result<Completion> {
+    let rows = match plan.forwarded.as_deref() {
+        None => Rows::decoded(&plan.source, wires, hidden),
+        Some(wire::FORM) if !matches!(filter, Filter::Contents(_)) => {
+            Rows::Forwarded(Forwarded::new(wires.len(), hidden))
+        }
+        Some(form) => {
+            return Err(Error::internal("The rows have no such form")
+                .context("table", &plan.source.name)
+                .context("form", form));
+        }
+    };
+    send_all(session, statement, &plan.source, rows, filter, output).await
+}
+
+/// Runs the COPY and sends its rows as columns. The session can be used again when all of them
+/// were read.
 ///
 /// # Errors
 /// `Data` for a value that cannot be carried, naming table and column; else as the server's.
-pub(crate) async fn copy(
+pub(crate) async fn copy_columns(
     session: &Session,
     statement: &str,
     table: &Arc<Table>,
@@ -210,38 +354,59 @@ pub(crate) async fn copy(
     filter: &mut Filter,
     output: &Output,
 ) -> Result<Completion> {
-    let failed = |e| session.error("read the table", e).context("table", &table.name);
-    let stream = session.copy_out(statement).await.map_err(failed)?;
-    pin_mut!(stream);
-    let mut reader = TupleReader::new(wires.len() + hidden);
-    let mut rows = Rows::new(Arc::clone(table), wires)?;
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(failed)?;
-        reader.feed(&chunk, |tuple| match filter.admits(tuple, wires.len()) {
-            Ok(true) => rows.append(tuple),
-            Ok(false) => Ok(()),
-            Err(error) => Err(error.context("table", &table.name)),
-        })?;
+    let rows = Rows::decoded(table, wires, hidden);
+    send_all(session, statement, table, rows, filter, output).await
+}
+
+async fn send_all(
+    session: &Session,
+    statement: &str,
+    table: &Arc<Table>,
+    mut rows: Rows,
+    filter: &mut Filter,
+    output: &Output,
+) -> Result<Completion> {
+    let named = |error: Error| error.context("table", &table.name);
+    let mut copy = CopyOut::begin(session, "read the table", statement).await.map_err(named)?;
+    let mut tuples = TupleReader::new(rows.fields());
+    loop {
+        match copy.next().map_err(named)? {
+            Piece::Data(piece) => tuples.feed(piece, |tuple| match filter.admits(tuple) {
+                Ok(true) => rows.append(tuple),
+                Ok(false) => Ok(()),
+                Err(error) => Err(named(error)),
+            })?,
+            Piece::More => {
+                copy.fill().await.map_err(named)?;
+                continue;
+            }
+            Piece::End => break,
+        }
         if rows.is_full() {
             if output.is_stopping() {
                 return Ok(Completion::Stopped);
             }
-            send(&mut rows, filter, output).await?;
+            send(&mut rows, table, filter, output).await?;
         }
     }
-    reader.finish()?;
-    if rows.rows > 0 {
-        send(&mut rows, filter, output).await?;
+    tuples.finish()?;
+    if !rows.is_empty() {
+        send(&mut rows, table, filter, output).await?;
     }
     if output.is_stopping() { Ok(Completion::Stopped) } else { Ok(Completion::Complete) }
 }
 
-async fn send(rows: &mut Rows, filter: &mut Filter, output: &Output) -> Result<()> {
+async fn send(
+    rows: &mut Rows,
+    table: &Arc<Table>,
+    filter: &mut Filter,
+    output: &Output,
+) -> Result<()> {
     let mut batch = rows.take()?;
     if let Filter::Contents(cursor) = filter {
         batch = cursor.admit(batch)?;
     }
-    output.batch(Batch { table: Arc::clone(&rows.table), op: Op::Upsert, rows: batch }).await?;
+    output.batch(Batch { table: Arc::clone(table), op: Op::Upsert, rows: batch }).await?;
     crash::at(CrashPoint::ReadBatch);
     Ok(())
 }

@@ -26,5 +26,5 @@ pub(crate) async fn all(session: Session, wanted: &Table, output: Output) -> Res
     let table = Arc::new(selected(&relation.table(&types), wanted));
     let wires = read::wires(&table, &relation, &types)?;
     let statement = read::copy_statement(&table, &wires, &[], &relation, None);
-    read::copy(&session, &statement, &table, &wires, 0, &mut Filter::All, &output).await
+    read::copy_columns(&session, &statement, &table, &wires, 0, &mut Filter::All, &output).await
 }

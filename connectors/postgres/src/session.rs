@@ -6,12 +6,13 @@ use std::sync::Arc;
 use highwater_core::{Error, ErrorKind, Result};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Connection};
 
 use crate::conninfo::{Place, Target};
 use crate::pool::Idle;
-use crate::rights;
-use crate::tls::{self, TlsLevel};
+use crate::refusal::Refusal;
+use crate::tls::TlsLevel;
+use crate::wire::{self, Failure, Lent};
 
 /// Settings of every session. Text forms become independent of the server's configuration, and
 /// nothing but the network ends a long statement.
@@ -41,6 +42,7 @@ pub(crate) const ENCODING_OF_NONE: &str = "client_encoding";
 pub(crate) struct Session {
     client: Client,
     connection: JoinHandle<()>,
+    lent: Lent,
     place: Place,
     writes: bool,
     /// Its `application_name`, where it is not the usual one, and that of the connection string.
@@ -84,26 +86,26 @@ impl Session {
             config
         });
         let config = named.as_ref().unwrap_or(&target.config);
-        let connected = match connect(config, target).await {
+        let dialled = match wire::dial(config, &target.tls, true).await {
             // As libpq: `prefer` tries again without encryption.
-            Err(error) if target.tls.level == TlsLevel::Prefer && is_tls(&error) => {
-                let mut plain = config.clone();
-                plain.ssl_mode(tokio_postgres::config::SslMode::Disable);
-                connect(&plain, target).await
+            Err(Failure::Encryption(_)) if target.tls.level == TlsLevel::Prefer => {
+                wire::dial(config, &target.tls, false).await
             }
             other => other,
         };
-        let connected = connected.map_err(|failure| failure.into_error(&place))?;
+        let dialled = dialled.map_err(|failure| place.describe(connect_error(failure)))?;
+        let server = Server::of(&dialled.connection);
         let session = Self {
-            client: connected.client,
-            connection: connected.task,
+            client: dialled.client,
+            connection: spawn(dialled.connection),
+            lent: dialled.lent,
             place,
             writes: target.writes,
             name: name.map(str::to_owned),
             usual_name: target.config.get_application_name().unwrap_or_default().to_owned(),
             home: None,
         };
-        session.apply(&settings(&connected.server, extra)).await?;
+        session.apply(&settings(&server, extra)).await?;
         Ok(session)
     }
 
@@ -169,17 +171,25 @@ impl Session {
 
     /// What an error of this connection means; `action` completes "could not …".
     pub(crate) fn error(&self, action: &str, error: tokio_postgres::Error) -> Error {
-        let out = pg_error(action, &error);
-        let hint = error.as_db_error().and_then(|db| {
-            let (code, message) = (db.code().code(), db.message());
-            if code == "42501" {
-                rights::hint(message, self.writes, &self.place.user)
-            } else {
-                self.writes.then(|| rights::refused_row(code)).flatten()
-            }
-        });
-        let out = if let Some(hint) = hint { out.hint(hint) } else { out };
-        self.place.describe(out)
+        match error.as_db_error() {
+            Some(db) => self.refused(action, &Refusal::from(db)),
+            None => self.at(pg_error(action, &error)),
+        }
+    }
+
+    /// As [`Self::error`], for what the server said.
+    pub(crate) fn refused(&self, action: &str, refusal: &Refusal) -> Error {
+        refusal.error_at(action, &self.place, self.writes)
+    }
+
+    /// Adds where it happened.
+    pub(crate) fn at(&self, error: Error) -> Error {
+        self.place.describe(error)
+    }
+
+    /// Its stream, which our own reader borrows.
+    pub(crate) fn lent(&self) -> &Lent {
+        &self.lent
     }
 
     /// The database, told from every other: the server by its own identifier where that may be
@@ -208,24 +218,6 @@ impl Session {
     }
 }
 
-enum Failure {
-    Server(tokio_postgres::Error),
-    Setup(Error),
-}
-
-impl Failure {
-    fn into_error(self, place: &Place) -> Error {
-        match self {
-            Self::Server(error) => place.describe(connect_error(&error)),
-            Self::Setup(error) => place.describe(error),
-        }
-    }
-}
-
-fn is_tls(failure: &Failure) -> bool {
-    matches!(failure, Failure::Server(error) if error.to_string().contains("TLS"))
-}
-
 /// The settings of a session on this server.
 fn settings<'a>(server: &Server, extra: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let newer = NEWER_SETTINGS.iter().filter(|(since, _)| server.version >= *since);
@@ -243,6 +235,11 @@ struct Server {
 }
 
 impl Server {
+    fn of(connection: &Connection<Lent, Lent>) -> Self {
+        let said = |name| connection.parameter(name);
+        Self::new(said("server_version"), said("server_encoding"))
+    }
+
     fn new(version: Option<&str>, encoding: Option<&str>) -> Self {
         let digits = version.unwrap_or("").split(|c: char| !c.is_ascii_digit()).next();
         let version = digits.and_then(|digits| digits.parse().ok()).unwrap_or(0);
@@ -250,30 +247,7 @@ impl Server {
     }
 }
 
-struct Connected {
-    client: Client,
-    task: JoinHandle<()>,
-    server: Server,
-}
-
-async fn connect(config: &Config, target: &Target) -> std::result::Result<Connected, Failure> {
-    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable {
-        let (client, connection) = config.connect(NoTls).await.map_err(Failure::Server)?;
-        let said = |name| connection.parameter(name);
-        let server = Server::new(said("server_version"), said("server_encoding"));
-        return Ok(Connected { client, task: spawn(connection), server });
-    }
-    let tls = tls::connector(&target.tls).map_err(Failure::Setup)?;
-    let (client, connection) = config.connect(tls).await.map_err(Failure::Server)?;
-    let said = |name| connection.parameter(name);
-    let server = Server::new(said("server_version"), said("server_encoding"));
-    Ok(Connected { client, task: spawn(connection), server })
-}
-
-fn spawn<F>(connection: F) -> JoinHandle<()>
-where
-    F: Future<Output = std::result::Result<(), tokio_postgres::Error>> + Send + 'static,
-{
+fn spawn(connection: Connection<Lent, Lent>) -> JoinHandle<()> {
     tokio::spawn(async move {
         // Whoever waits for a reply is told too; here it is only worth a line in the log.
         if let Err(error) = connection.await {
@@ -282,10 +256,22 @@ where
     })
 }
 
-fn connect_error(error: &tokio_postgres::Error) -> Error {
-    let words = error.to_string();
+fn connect_error(failure: Failure) -> Error {
+    let error = match failure {
+        Failure::Driver(error) => error,
+        Failure::Setup(error) => return error,
+        Failure::Encryption(what) => {
+            return Error::config(format!(
+                "PostgreSQL: the encrypted connection failed: error performing TLS handshake: {what}"
+            ))
+            .hint("check `sslmode` and `sslrootcert` in the connection string");
+        }
+        Failure::Unreachable(error) => {
+            return unreachable(&format!("error connecting to server: {error}"));
+        }
+    };
     if error.as_db_error().is_some() {
-        let refused = pg_error("connect", error);
+        let refused = pg_error("connect", &error);
         // A session parameter that the server does not know.
         let wrong = matches!(refused.kind(), ErrorKind::Schema | ErrorKind::Data);
         return match error.code().map(SqlState::code) {
@@ -297,39 +283,28 @@ fn connect_error(error: &tokio_postgres::Error) -> Error {
             _ => refused,
         };
     }
-    if words.contains("TLS") {
-        return Error::config(format!(
-            "PostgreSQL: the encrypted connection failed: {}",
-            describe(error)
-        ))
-        .hint("check `sslmode` and `sslrootcert` in the connection string");
-    }
+    let words = error.to_string();
     if words.contains("authentication") || words.contains("configuration") {
-        return Error::config(format!("PostgreSQL: could not log in: {}", describe(error)))
+        return Error::config(format!("PostgreSQL: could not log in: {}", describe(&error)))
             .hint("give the password in `connection_string`, in PGPASSWORD or in ~/.pgpass");
     }
-    Error::transient(format!("PostgreSQL cannot be reached: {}", describe(error)))
+    unreachable(&describe(&error))
+}
+
+fn unreachable(why: &str) -> Error {
+    Error::transient(format!("PostgreSQL cannot be reached: {why}"))
         .hint("check that the server runs and that host and port are right")
 }
 
 /// The error in words, without anything that may hold a value of a row.
 fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
-        return safe_message(db);
+        return Refusal::from(db).safe_message();
     }
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     }
-}
-
-/// The server's message. Those of class 22 (data exceptions) quote values, so they are replaced;
-/// details and contexts of all classes may quote values and are never used.
-fn safe_message(db: &tokio_postgres::error::DbError) -> String {
-    if db.code().code().starts_with("22") {
-        return "a value does not fit its column".to_owned();
-    }
-    db.message().to_owned()
 }
 
 /// Turns an error of the driver into one with a kind; `action` completes "could not …".
@@ -347,63 +322,7 @@ pub(crate) fn pg_error(action: &str, error: &tokio_postgres::Error) -> Error {
         };
         return Error::new(kind, format!("PostgreSQL: could not {action}: {what}"));
     };
-    let mut out = Error::new(
-        kind_of(db.code()),
-        format!("PostgreSQL: could not {action}: {}", safe_message(db)),
-    );
-    out = out.context("sqlstate", db.code().code());
-    if let Some(column) = db.column().or_else(|| column_in_context(db.where_())) {
-        out = out.context("column", column);
-    }
-    if let Some(constraint) = db.constraint() {
-        out = out.context("constraint", constraint);
-    }
-    match hint_for(db.code()) {
-        Some(hint) => out.hint(hint),
-        None => out,
-    }
-}
-
-/// `COPY t, line 3, column price: "…"` names the column before the value.
-fn column_in_context(context: Option<&str>) -> Option<&str> {
-    let (_, rest) = context?.split_once(", column ")?;
-    let end = rest.find(':').unwrap_or(rest.len());
-    Some(rest[..end].lines().next().unwrap_or(""))
-}
-
-fn kind_of(state: &SqlState) -> ErrorKind {
-    let code = state.code();
-    match code {
-        // Read-only transaction: a standby, or a user without the right to write.
-        "25006" | "42501" | "3D000" => ErrorKind::Config,
-        "42P01" | "42703" | "3F000" | "42704" | "42804" => ErrorKind::Schema,
-        "0A000" => ErrorKind::Unsupported,
-        "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" => {
-            ErrorKind::Transient
-        }
-        // An object in the wrong state for the statement; connecting makes it `Transient`.
-        "55000" => ErrorKind::Config,
-        _ => match &code[..2] {
-            "08" | "53" | "58" => ErrorKind::Transient,
-            "22" | "23" | "54" => ErrorKind::Data,
-            "28" => ErrorKind::Config,
-            _ => ErrorKind::Internal,
-        },
-    }
-}
-
-fn hint_for(state: &SqlState) -> Option<&'static str> {
-    Some(match state.code() {
-        "28P01" | "28000" => {
-            "check user and password in `connection_string`, PGPASSWORD or ~/.pgpass, and the server's pg_hba.conf"
-        }
-        "3D000" => "create it with `createdb NAME`, or correct the database in `connection_string`",
-        "42501" => "grant the role what the message says that it lacks",
-        "25006" => "connect to the primary server, not to a standby",
-        "53100" => "free disk space on the database server and run the sync again",
-        "53300" => "raise max_connections on the server, or run with a lower `--tasks N`",
-        _ => return None,
-    })
+    Refusal::from(db).error(action)
 }
 
 /// A text literal. Holds for every setting of `standard_conforming_strings`.
@@ -448,24 +367,5 @@ mod tests {
         let last = |encoding| settings(&Server::new(None, encoding), &extra).last().map(|s| s.0);
         assert_eq!(last(Some("UTF8")), Some("search_path"));
         assert_eq!(last(Some("SQL_ASCII")), Some(ENCODING_OF_NONE));
-    }
-
-    #[test]
-    fn the_column_is_found_in_a_copy_context_and_the_value_is_not() {
-        assert_eq!(column_in_context(Some("COPY t, line 1, column price: \"x\"")), Some("price"));
-        assert_eq!(column_in_context(Some("COPY t, line 1")), None);
-    }
-
-    #[test]
-    fn kinds_follow_the_sqlstate() {
-        let kind = |code: &str| kind_of(&SqlState::from_code(code));
-        assert_eq!(kind("28P01"), ErrorKind::Config);
-        assert_eq!(kind("40P01"), ErrorKind::Transient);
-        assert_eq!(kind("57P01"), ErrorKind::Transient);
-        assert_eq!(kind("22021"), ErrorKind::Data);
-        assert_eq!(kind("42P01"), ErrorKind::Schema);
-        assert_eq!(kind("25006"), ErrorKind::Config);
-        assert!(hint_for(&SqlState::TOO_MANY_CONNECTIONS).unwrap().contains("--tasks"));
-        assert_eq!(kind("XX000"), ErrorKind::Internal);
     }
 }

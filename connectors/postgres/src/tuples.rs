@@ -8,32 +8,61 @@ use highwater_core::{Error, Result};
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// Signature, flags, length of the extension.
 const HEADER: usize = 19;
+/// What a tuple begins with: how many fields it has.
+pub(crate) const COUNT_BYTES: usize = 2;
+/// What a field begins with: how long it is.
+const LENGTH_BYTES: usize = 4;
+/// More is not kept for the next tuple that is cut off.
+const PENDING_KEPT: usize = 1 << 20;
 
-/// One row: where its fields lie in the bytes.
+/// Where a field lies in some bytes. A tuple is never longer than a gigabyte.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    start: u32,
+    /// -1 for NULL.
+    length: i32,
+}
+
+impl Span {
+    /// The field, `None` for NULL.
+    #[inline]
+    pub(crate) fn of(self, bytes: &[u8]) -> Option<&[u8]> {
+        let length = usize::try_from(self.length).ok()?;
+        let start = self.start as usize;
+        bytes.get(start..start + length)
+    }
+
+    /// The same field, where its bytes were moved to.
+    #[inline]
+    pub(crate) fn moved(self, from: usize, to: usize) -> Self {
+        Self { start: self.start.wrapping_sub(from as u32).wrapping_add(to as u32), ..self }
+    }
+}
+
+/// One row.
 pub(crate) struct Tuple<'a> {
-    bytes: &'a [u8],
-    fields: &'a [Option<(usize, usize)>],
+    /// The whole tuple, from its field count on.
+    pub(crate) bytes: &'a [u8],
+    /// Where its fields are in them.
+    pub(crate) fields: &'a [Span],
 }
 
 impl<'a> Tuple<'a> {
     /// The bytes of a field, `None` for NULL.
     #[inline]
     pub(crate) fn get(&self, field: usize) -> Option<&'a [u8]> {
-        self.fields[field].map(|(start, end)| &self.bytes[start..end])
+        self.fields[field].of(self.bytes)
     }
 
-    /// The size of all fields in bytes.
-    pub(crate) fn size(&self) -> usize {
-        self.fields.last().map_or(0, |_| {
-            self.fields.iter().flatten().map(|(start, end)| end - start).sum::<usize>()
-        })
+    /// Where the field's length begins.
+    pub(crate) fn start_of(&self, field: usize) -> usize {
+        self.fields.get(field).map_or(self.bytes.len(), |f| f.start as usize - LENGTH_BYTES)
     }
 }
 
 /// Cuts a byte stream into tuples.
 pub(crate) struct TupleReader {
-    columns: usize,
-    fields: Vec<Option<(usize, usize)>>,
+    fields: Vec<Span>,
     pending: Vec<u8>,
     header_read: bool,
     trailer_read: bool,
@@ -43,8 +72,7 @@ impl TupleReader {
     /// A reader of tuples of so many columns.
     pub(crate) fn new(columns: usize) -> Self {
         Self {
-            columns,
-            fields: vec![None; columns],
+            fields: vec![Span::default(); columns],
             pending: Vec::new(),
             header_read: false,
             trailer_read: false,
@@ -55,6 +83,7 @@ impl TupleReader {
     ///
     /// # Errors
     /// `Internal` when the bytes are no binary COPY; else those of `each`.
+    #[inline]
     pub(crate) fn feed(
         &mut self,
         chunk: &[u8],
@@ -68,6 +97,9 @@ impl TupleReader {
         let mut joined = std::mem::take(&mut self.pending);
         joined.extend_from_slice(chunk);
         let used = self.consume(&joined, &mut each)?;
+        if used == joined.len() && joined.capacity() > PENDING_KEPT {
+            return Ok(());
+        }
         joined.drain(..used);
         self.pending = joined;
         Ok(())
@@ -78,12 +110,13 @@ impl TupleReader {
     /// # Errors
     /// `Transient` when the end is missing: the server stopped in the middle.
     pub(crate) fn finish(&self) -> Result<()> {
-        if self.trailer_read {
+        if self.trailer_read && self.pending.is_empty() {
             return Ok(());
         }
         Err(Error::transient("PostgreSQL ended a COPY in the middle"))
     }
 
+    #[inline]
     fn consume(
         &mut self,
         bytes: &[u8],
@@ -91,64 +124,64 @@ impl TupleReader {
     ) -> Result<usize> {
         let mut at = 0;
         if !self.header_read {
-            let Some(header) = bytes.get(..HEADER) else { return Ok(0) };
-            let extension = i32_at(header, 15).unwrap_or(0) as usize;
-            if !header.starts_with(SIGNATURE) {
-                return Err(broken());
+            match header(bytes)? {
+                Some(end) => at = end,
+                None => return Ok(0),
             }
-            if bytes.len() < HEADER + extension {
-                return Ok(0);
-            }
-            at = HEADER + extension;
             self.header_read = true;
         }
         while !self.trailer_read {
-            match self.tuple(bytes, at)? {
-                None => break,
-                Some(end) => {
-                    if !self.trailer_read {
-                        each(&Tuple { bytes, fields: &self.fields })?;
-                    }
-                    at = end;
-                }
+            let rest = &bytes[at..];
+            let Some(length) = self.tuple(rest)? else { break };
+            if !self.trailer_read {
+                each(&Tuple { bytes: &rest[..length], fields: &self.fields })?;
             }
+            at += length;
         }
         Ok(at)
     }
 
-    /// Finds the fields of the tuple at `at`; `None` when it is not complete.
-    fn tuple(&mut self, bytes: &[u8], at: usize) -> Result<Option<usize>> {
-        let Some(count) = bytes.get(at..at + 2) else { return Ok(None) };
-        let count = i16::from_be_bytes([count[0], count[1]]);
-        let mut at = at + 2;
-        if count == -1 {
-            self.trailer_read = true;
-            return Ok(Some(at));
-        }
-        if usize::try_from(count) != Ok(self.columns) {
+    /// Finds the fields of the tuple that the bytes begin with, and its length; `None` when it is
+    /// not complete.
+    #[inline]
+    fn tuple(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
+        let Some(count) = bytes.first_chunk::<COUNT_BYTES>() else { return Ok(None) };
+        let count = i16::from_be_bytes(*count);
+        if usize::try_from(count) != Ok(self.fields.len()) {
+            if count == -1 {
+                self.trailer_read = true;
+                return Ok(Some(COUNT_BYTES));
+            }
             return Err(broken());
         }
+        let mut at = COUNT_BYTES;
         for field in &mut self.fields {
-            let Some(length) = i32_at(bytes, at) else { return Ok(None) };
-            at += 4;
-            *field = match usize::try_from(length) {
-                Err(_) => None,
-                Ok(length) => {
-                    let end = at + length;
-                    if end > bytes.len() {
-                        return Ok(None);
-                    }
-                    let start = std::mem::replace(&mut at, end);
-                    Some((start, end))
-                }
-            };
+            let Some(length) = bytes.get(at..at + LENGTH_BYTES) else { return Ok(None) };
+            let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+            at += LENGTH_BYTES;
+            *field = Span { start: at as u32, length };
+            if length >= 0 {
+                at += length as usize;
+            } else if length != -1 {
+                return Err(broken());
+            }
         }
-        Ok(Some(at))
+        // A field that goes beyond the end is found by the next one, or here.
+        Ok((at <= bytes.len()).then_some(at))
     }
 }
 
-fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(i32::from_be_bytes)
+/// The length of the header that the bytes begin with; `None` when it is not complete.
+fn header(bytes: &[u8]) -> Result<Option<usize>> {
+    let Some(header) = bytes.get(..HEADER) else { return Ok(None) };
+    let extension = [header[15], header[16], header[17], header[18]];
+    match usize::try_from(i32::from_be_bytes(extension)) {
+        Ok(extension) if header.starts_with(SIGNATURE) => {
+            let end = HEADER + extension;
+            Ok((end <= bytes.len()).then_some(end))
+        }
+        _ => Err(broken()),
+    }
 }
 
 fn broken() -> Error {
@@ -202,6 +235,44 @@ mod tests {
         let mut reader = TupleReader::new(2);
         reader.feed(&bytes[..bytes.len() - 2], |_| Ok(())).unwrap();
         assert_eq!(reader.finish().unwrap_err().kind(), highwater_core::ErrorKind::Transient);
-        assert!(TupleReader::new(2).feed(&[7u8; 30], |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn what_is_no_copy_is_an_error() {
+        let refuse = |bytes: &[u8]| TupleReader::new(2).feed(bytes, |_| Ok(())).is_err();
+        assert!(refuse(&[7u8; 30]));
+        // Another number of fields, a length of -2, a header that ends before it begins.
+        let with = |at: usize, byte: u8| {
+            let mut bytes = stream();
+            bytes[at] = byte;
+            bytes
+        };
+        assert!(refuse(&with(HEADER + 1, 3)));
+        assert!(refuse(&with(HEADER + 13, 0xfe)));
+        assert!(refuse(&with(15, 0x80)));
+        assert!(!refuse(&stream()));
+    }
+
+    #[test]
+    fn a_length_of_a_gigabyte_waits_for_its_bytes() {
+        let mut reader = TupleReader::new(1);
+        let mut bytes = stream()[..HEADER].to_vec();
+        bytes.extend([0, 1, 0x3f, 0xff, 0xff, 0xff, 1, 2, 3]);
+        reader.feed(&bytes, |_| panic!("no tuple")).unwrap();
+        assert!(reader.pending.capacity() < 100);
+        assert!(reader.finish().is_err());
+    }
+
+    #[test]
+    fn tuples_know_where_their_visible_part_begins() {
+        let mut reader = TupleReader::new(2);
+        let mut starts = Vec::new();
+        reader
+            .feed(&stream(), |t| {
+                starts.push((t.start_of(0), t.start_of(1), t.start_of(2), t.bytes.len()));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(starts, [(2, 8, 12, 12), (2, 6, 13, 13)]);
     }
 }
