@@ -8,6 +8,7 @@
 //! about the connection, `wire` reads large results from it, `refusal` and `rights` say what an
 //! error of the server means.
 
+mod begin;
 mod catalog;
 mod changes;
 mod config;

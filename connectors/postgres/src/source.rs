@@ -14,6 +14,7 @@ use highwater_sql::boundary::InclusiveCursor;
 use serde_json::Value;
 use tokio_postgres::types::Type;
 
+use crate::begin::{SNAPSHOT, begin, missing};
 use crate::catalog::{self, Relation, RelationKind, Selection, UserTypes, get};
 use crate::conninfo::Target;
 use crate::first_load::{self, FirstLoad, Pace};
@@ -34,8 +35,6 @@ pub(crate) struct PostgresSource {
     /// What kind of relation each table is, found by `discover` and `review`.
     kinds: Mutex<HashMap<TableName, (RelationKind, bool)>>,
 }
-
-pub(crate) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 impl PostgresSource {
     pub(crate) fn new(target: Target, schemas: Vec<String>, pace: Pace) -> Self {
@@ -62,7 +61,7 @@ impl PostgresSource {
 
     async fn full(&self, table: &TablePlan, output: &Output) -> Result<Completion> {
         let session = self.session().await?;
-        session.run("begin", SNAPSHOT).await?;
+        begin(&session, table.name()).await?;
         let (relation, types) = describe(&session, table.name()).await?;
         let wires = read::wires(&table.source, &relation, &types)?;
         crash::at(CrashPoint::ReadSnapshot);
@@ -81,7 +80,7 @@ impl PostgresSource {
         let session = self.session().await?;
         // Before the snapshot: see `horizon::probe`.
         let probe = horizon::probe(&session).await?;
-        session.run("begin", SNAPSHOT).await?;
+        begin(&session, table.name()).await?;
         let snapshot = horizon::snapshot(&session).await?;
         let (relation, types) = describe(&session, table.name()).await?;
         let wires = read::wires(&table.source, &relation, &types)?;
@@ -150,9 +149,7 @@ async fn describe(session: &Session, name: &TableName) -> Result<(Relation, User
         catalog::relations(session, Selection::Names(std::slice::from_ref(name))).await?;
     match relations.pop() {
         Some(relation) => Ok((relation, types)),
-        None => Err(Error::schema("The table does not exist")
-            .context("table", name)
-            .hint("`highwater tables` lists what can be read")),
+        None => Err(missing(name)),
     }
 }
 

@@ -16,6 +16,7 @@
 mod install;
 mod pool;
 mod query;
+mod standby;
 mod tls;
 
 use std::fs;
@@ -85,15 +86,7 @@ impl Postgres {
     /// When no server is installed (the message holds the command that installs it) or when it
     /// does not start (the message holds the end of its log).
     pub fn start(options: &Options) -> Self {
-        let installation = Installation::find();
-        let folder = new_folder();
-        let user = ServerUser::when_root(&folder);
-        if let Some(user) = &user {
-            user.own(&folder);
-        }
-        let watchdog = Watchdog::start(&installation, user.as_ref(), &folder);
-        let mut cluster =
-            Self { installation, user, folder, port: 0, pool: Arc::default(), watchdog };
+        let mut cluster = Self::unmade();
         cluster.init();
         if options.tls {
             tls::write_certificates(&cluster.folder);
@@ -110,6 +103,18 @@ impl Postgres {
             GUARDED_PASSWORD.replace('\'', "''")
         ));
         cluster
+    }
+
+    /// A folder for a cluster, and what removes it.
+    fn unmade() -> Self {
+        let installation = Installation::find();
+        let folder = new_folder();
+        let user = ServerUser::when_root(&folder);
+        if let Some(user) = &user {
+            user.own(&folder);
+        }
+        let watchdog = Watchdog::start(&installation, user.as_ref(), &folder);
+        Self { installation, user, folder, port: 0, pool: Arc::default(), watchdog }
     }
 
     /// The port on 127.0.0.1.

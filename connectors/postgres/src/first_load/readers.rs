@@ -11,7 +11,8 @@ use super::pages::Range;
 use crate::catalog::{self, Relation, get};
 use crate::read::{self, Filter};
 use crate::session::{Session, literal};
-use crate::source::{self, PostgresSource, SNAPSHOT};
+use crate::begin::SNAPSHOT;
+use crate::source::{self, PostgresSource};
 use crate::types::Wire;
 
 /// A range is to be read by its pages, in this session alone.
