@@ -12,19 +12,18 @@ use highwater_core::text::{TextColumn, convert, push_json_string};
 use highwater_core::types::{EXTENSION, JSON, NUMERIC, extension_field, with_metadata};
 use highwater_core::{Error, Result};
 use memchr::{memchr, memchr2};
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression as Codec, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use crate::disk;
+use crate::row_groups::RowGroups;
 use crate::spec::{Compression, CsvDialect, DestinationSettings, Format, ParquetCompression};
 
 /// Text is handed to the file in pieces of this size.
 const TEXT_BYTES: usize = 128 << 10;
-/// A Parquet row group ends at this many bytes, or rows.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+/// A Parquet row group ends at this many rows, or where it takes too much memory.
 const ROW_GROUP_ROWS: usize = 128 << 10;
 
 /// The file, and what has gone into it.
@@ -57,7 +56,7 @@ pub(crate) struct Encoder {
 enum Body {
     Csv(TextSink, CsvDialect),
     Json(TextSink),
-    Parquet(Box<ArrowWriter<Sink>>, SchemaRef),
+    Parquet(Box<RowGroups<Sink>>, SchemaRef),
 }
 
 struct TextSink {
@@ -143,7 +142,8 @@ impl Encoder {
                 let fields = schema.fields().iter().map(|f| marked(parquet_field(f)));
                 let fields: Vec<_> = fields.collect();
                 let schema = Arc::new(Schema::new(fields));
-                let writer = ArrowWriter::try_new(sink, schema.clone(), Some(properties(settings)))
+                let rows = settings.format_spec.max_row_group_length.unwrap_or(ROW_GROUP_ROWS);
+                let writer = RowGroups::new(sink, schema.clone(), properties(settings), rows)
                     .map_err(|e| parquet_failed(&path, e))?;
                 Body::Parquet(Box::new(writer), schema)
             }
@@ -174,7 +174,7 @@ impl Encoder {
         let mut sink = match self.body {
             Body::Csv(sink, _) | Body::Json(sink) => sink.finish().map_err(failed)?,
             Body::Parquet(writer, _) => {
-                writer.into_inner().map_err(|e| parquet_failed(&self.path, e))?
+                writer.finish().map_err(|e| parquet_failed(&self.path, e))?
             }
         };
         sink.flush().map_err(failed)?;
@@ -310,11 +310,8 @@ fn properties(settings: &DestinationSettings) -> WriterProperties {
         ParquetCompression::Snappy => Codec::SNAPPY,
         ParquetCompression::Uncompressed => Codec::UNCOMPRESSED,
     };
-    let rows = settings.format_spec.max_row_group_length.unwrap_or(ROW_GROUP_ROWS);
     WriterProperties::builder()
         .set_compression(codec)
-        .set_max_row_group_row_count(Some(rows))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_created_by(concat!("highwater ", env!("CARGO_PKG_VERSION")).to_owned())
         .build()
 }

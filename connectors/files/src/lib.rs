@@ -8,6 +8,7 @@ mod destination;
 mod disk;
 mod encode;
 mod log;
+mod row_groups;
 mod source;
 mod spec;
 mod template;

@@ -10,6 +10,7 @@
 pub mod crash;
 pub mod harness;
 pub mod job;
+pub mod lineitem;
 pub mod memory;
 pub mod postgres;
 pub mod proxy;
