@@ -1,12 +1,13 @@
 //! From SQLite's values to Arrow columns. What a column takes is decided once, not per value.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use arrow_array::ArrayRef;
 use arrow_array::builder::{
     ArrayBuilder, BinaryBuilder, BooleanBuilder, Decimal128Builder, Float32Builder, Float64Builder,
     Int64Builder, StringBuilder,
 };
+use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, Field};
 use highwater_core::text::TextBuilder;
 use highwater_core::types::type_name;
@@ -113,6 +114,12 @@ impl Reader {
                 let unscaled = scaled(value.into(), (*scale).into(), *precision);
                 builder.append_value(unscaled.ok_or(Misfit("too many digits"))?);
             }
+            (Values::Decimal(builder, precision, scale), ValueRef::Real(value)) => {
+                match short_decimal(value, *precision, *scale) {
+                    Some(unscaled) => builder.append_value(unscaled),
+                    None => return self.append_text_of(ValueRef::Real(value)),
+                }
+            }
             _ => return self.append_text_of(value),
         }
         Ok(8)
@@ -171,7 +178,12 @@ impl Reader {
             Values::Float(builder) => ArrayBuilder::finish(builder),
             Values::Float32(builder) => ArrayBuilder::finish(builder),
             Values::Decimal(builder, ..) => ArrayBuilder::finish(builder),
-            Values::Text(builder) => ArrayBuilder::finish(builder),
+            Values::Text(builder) => {
+                let column = builder.finish();
+                // The next column is about as long: it need not grow step by step.
+                *builder = StringBuilder::with_capacity(column.len(), column.values().len());
+                Arc::new(column)
+            }
             Values::Binary(builder) => ArrayBuilder::finish(builder),
             Values::Parsed(builder) => builder.finish(),
         }
@@ -199,6 +211,20 @@ fn push_real(out: &mut String, value: f64) {
     } else {
         let _ = write!(out, "{value:?}");
     }
+}
+
+/// The decimal that a float stands for, without the detour through its text: the one of `scale`
+/// places, if the float is the nearest one to it and it has at most 15 digits. No two decimals of
+/// so few digits have the same nearest float, so it is also the one of the shortest digits.
+fn short_decimal(value: f64, precision: u8, scale: i8) -> Option<i128> {
+    const POWERS: [f64; 16] =
+        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+    let power = *POWERS.get(usize::try_from(scale).ok()?)?;
+    let unscaled = (value * power).round();
+    let digits = usize::from(precision.min(15));
+    // Both are whole numbers that a float holds exactly, so the quotient is the nearest float.
+    let is_it = unscaled.abs() < POWERS[digits] && unscaled / power == value;
+    is_it.then_some(unscaled as i128)
 }
 
 /// `value` with `places` more zeros, if it has at most `precision` digits then.
@@ -281,6 +307,43 @@ mod tests {
         }
         let least = read(column(DataType::Decimal128(38, 0)), &[Integer(i64::MIN)]).unwrap();
         assert_eq!(least.as_primitive::<Decimal128Type>().value(0), i64::MIN.into());
+    }
+
+    #[test]
+    fn the_short_way_to_a_decimal_leads_to_the_digits_of_the_text() {
+        let by_text = |value: f64, precision, scale| {
+            let mut text = String::new();
+            push_real(&mut text, value);
+            unscaled(&text, precision, scale)
+        };
+        let mut taken = 0;
+        let mut check = |value: f64| {
+            for (precision, scale) in
+                [(15, 2), (10, 2), (38, 10), (5, 0), (3, 3), (15, 15), (20, 5)]
+            {
+                if let Some(short) = short_decimal(value, precision, scale) {
+                    assert_eq!(Some(short), by_text(value, precision, scale), "{value:?}");
+                    taken += 1;
+                }
+            }
+        };
+        let mut state = 7u64;
+        for i in 0..200_000i64 {
+            check(i as f64 / 100.0);
+            check(-(i as f64) / 1e5);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Any float there is, and those beside short decimals.
+            check(f64::from_bits(state));
+            check(f64::from_bits(((state >> 40) as f64 / 100.0).to_bits() + 1));
+            check((state >> 14) as f64 / 1e2);
+        }
+        for value in [0.0, -0.0, 0.1 + 0.2, 1e15, 999_999_999_999_999.0, f64::NAN, f64::INFINITY] {
+            check(value);
+        }
+        assert!(taken > 500_000, "{taken}");
+        assert_eq!(short_decimal(979.19, 15, 2), Some(97_919));
+        assert_eq!(short_decimal(0.1 + 0.2, 15, 2), None);
+        assert_eq!(short_decimal(100.0, 2, 0), None);
     }
 
     #[test]
