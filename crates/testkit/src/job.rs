@@ -220,6 +220,9 @@ impl Job {
                 table.rebuild = unfinished && record.rebuild;
                 table.sweep &= !table.rebuild;
                 table.reconcile &= table.sweep;
+                let unfinished = CursorKey::Partition(table.name().clone(), FULL_REFRESH.into());
+                table.resumes_first_read = state.cursors.contains_key(&unfinished)
+                    && state.table_cursor(table.name()).is_none();
             }
             ReadMode::FullRefresh => {
                 let has_position = state.cursors.contains_key(&self.position_key());

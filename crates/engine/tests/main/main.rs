@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bench;
+mod first_reads;
 mod forwarding;
 mod generations;
 mod intake;
