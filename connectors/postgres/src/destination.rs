@@ -9,9 +9,9 @@ use highwater_core::crash::{self, CrashPoint};
 use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::types::type_name;
 use highwater_core::{
-    Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence, Output,
-    Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table, TableName, TablePlan,
-    TableRecord, WriteMode, Writer,
+    Capabilities, Committed, Destination, DestinationDelivery, Error, ExistingTable, Fence,
+    KeyDigests, KeyTable, Output, Partition, Plan, ReadMode, Result, SchemaChange, StateStore,
+    Table, TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, derived, merge};
@@ -21,6 +21,7 @@ use crate::catalog::{self, Selection, get};
 use crate::changes::{self, Recreated};
 use crate::conninfo::Target;
 use crate::dialect::{self, PostgresDialect, STATE_SCHEMA};
+use crate::key_digests::{PostgresKeys, Side};
 use crate::outcome;
 use crate::read_back;
 use crate::rebuild;
@@ -338,6 +339,10 @@ impl Destination for PostgresDestination {
         let (connector, recreated) = (self.connector.clone(), self.recreated.clone());
         let begun = self.begun.clone();
         Ok(Box::new(PostgresWriter::new(connector, plan, partition, fence, recreated, begun)))
+    }
+
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        Some(Box::new(PostgresKeys::new(Side::Destination(self.connector.clone()), table)))
     }
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {

@@ -50,7 +50,7 @@ impl Harness for System {
 
 highwater_testkit::suites! { System::fresh() =>
     destination, append, overwrite, delete_stale, append_dedup, replace, replace_dedup,
-    generation, rebuild, sweep, compaction, state, schema, schema_by_key, types, types_by_key,
+    generation, rebuild, sweep, compaction, key_digests, state, schema, schema_by_key, types, types_by_key,
     many_tables, recreate, deletion, read_back,
     source, cursor,
 }

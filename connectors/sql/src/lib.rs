@@ -11,6 +11,7 @@ pub mod ddl;
 pub mod deletion;
 pub mod derived;
 pub mod dialect;
+pub mod key_digests;
 pub mod merge;
 pub mod read_back;
 pub mod rebuild;

@@ -9,7 +9,7 @@ use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::types::type_name;
 use highwater_core::{
     Capabilities, Committed, Completion, Destination, DestinationDelivery, Error, ExistingTable,
-    Fence, Instant, Output, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table,
+    Fence, Instant, KeyDigests, KeyTable, Output, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table,
     TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::state::fenced;
@@ -21,6 +21,7 @@ use crate::catalog;
 use crate::config::{Location, Spec};
 use crate::connection::{explain, open_read_only, open_read_write};
 use crate::dialect::SqliteDialect;
+use crate::key_digests::SqliteKeys;
 use crate::keyed;
 use crate::read::{self, Job};
 use crate::schema::{self, instant_in, instant_text};
@@ -168,6 +169,10 @@ impl Destination for SqliteDestination {
             fence.clone(),
             self.begun.clone(),
         )))
+    }
+
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        Some(Box::new(SqliteKeys::of_destination(&self.location, table)))
     }
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {

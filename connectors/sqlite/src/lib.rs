@@ -10,6 +10,7 @@ mod connection;
 mod cursor;
 mod destination;
 mod dialect;
+mod key_digests;
 mod keyed;
 mod read;
 mod reader;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use highwater_core::{
-    Completion, Error, Instant, NullCursor, Output, Partition, Plan, ReadMode, Result, Source,
+    Completion, Error, Instant, KeyDigests, KeyTable, NullCursor, Output, Partition, Plan, ReadMode, Result, Source,
     SourceDelivery, State, Table, TableName, TablePlan,
 };
 use highwater_sql::boundary::InclusiveCursor;
@@ -16,6 +16,7 @@ use crate::catalog::{self, Relation, quote};
 use crate::config::{Location, Spec};
 use crate::connection::{explain, open_read_only};
 use crate::cursor;
+use crate::key_digests::SqliteKeys;
 use crate::read::{self, Job};
 use crate::types::{MIXED, text_hint};
 
@@ -168,6 +169,10 @@ impl Source for SqliteSource {
             Ok(notes)
         })
         .await
+    }
+
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        Some(Box::new(SqliteKeys::of_source(&self.location, table)))
     }
 
     async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {

@@ -38,6 +38,7 @@
 //! | [`deletion`] | those that remove rows by a condition |
 //! | [`generation`] | destinations that keep state with the data |
 //! | [`rebuild`], [`replace_dedup`], [`sweep`], [`compaction`] | those with every write mode |
+//! | [`key_digests`] | those that tell their keys, as source and as destination |
 //! | [`read_back`] | those that read their rows back |
 //! | [`source`] | every source |
 //! | [`cursor`] | sources with cursor fields that the user chooses |
@@ -50,6 +51,7 @@ pub mod delete_stale;
 pub mod deletion;
 pub mod destination;
 pub mod generation;
+pub mod key_digests;
 pub mod many_tables;
 pub mod overwrite;
 pub mod read_back;
@@ -307,6 +309,15 @@ macro_rules! suites {
             a_sweep_refuses_a_mass_deletion,
         }
     };
+    (@suite key_digests $harness:expr) => {
+        $crate::suites! { @cases key_digests $harness;
+            numbers_are_told,
+            texts_are_told_apart,
+            null_is_told,
+            every_sure_type_has_the_same_text,
+            a_destination_tells_the_keys_of_one_sync,
+        }
+    };
     (@suite compaction $harness:expr) => {
         $crate::suites! { @cases compaction $harness;
             the_latest_record_of_each_key_is_left,
@@ -388,6 +399,7 @@ mod tests {
             ("source", include_str!("suites/source.rs")),
             ("state", include_str!("suites/state.rs")),
             ("generation", include_str!("suites/generation.rs")),
+            ("key_digests", include_str!("suites/key_digests.rs")),
             ("rebuild", include_str!("suites/rebuild.rs")),
             ("replace_dedup", include_str!("suites/replace_dedup.rs")),
             ("sweep", include_str!("suites/sweep.rs")),

@@ -25,6 +25,6 @@ highwater_testkit::suites! { File::new("PRAGMA user_version = 1") =>
     destination, append, overwrite, delete_stale, append_dedup, replace,
     state, schema, schema_by_key, types, types_by_key,
     many_tables, recreate, deletion, read_back,
-    generation, rebuild, replace_dedup, sweep, compaction,
+    generation, rebuild, replace_dedup, sweep, compaction, key_digests,
     source, cursor,
 }
