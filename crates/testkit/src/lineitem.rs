@@ -48,13 +48,13 @@ pub fn line(out: &mut String, i: u64) {
     let _ = write!(out, "{},{},", ["R", "A", "N"][(i % 3) as usize], ["O", "F"][(i % 2) as usize]);
     day(out, i * 37 % 2526);
     out.push(',');
-    if i % 50 != 0 {
+    if !i.is_multiple_of(50) {
         day(out, 29 + i * 41 % 2466);
     }
     let how = ["DELIVER IN PERSON", "COLLECT COD", "NONE", "TAKE BACK RETURN"][(i % 4) as usize];
     let mode = ["REG AIR", "AIR", "RAIL", "SHIP", "TRUCK", "MAIL", "FOB"][(i % 7) as usize];
     let _ = write!(out, ",{how:25},{mode},");
-    if i % 97 != 0 {
+    if !i.is_multiple_of(97) {
         let noise = i.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
         let noise = format!("{noise:016x}{:016x}", noise.wrapping_mul(0xbf58_476d_1ce4_e5b9));
         let _ = write!(out, "comment {}", &noise[..8 + (i % 24) as usize]);
