@@ -7,14 +7,21 @@
 mod driver;
 mod duckdb;
 mod errors;
+mod generic;
 mod session;
 mod source;
+#[doc(hidden)]
+pub mod testing;
+
+pub use generic::AdbcConnector;
 
 use async_trait::async_trait;
-use highwater_core::{Connector, Result, Role};
+use highwater_core::{Connector, Destination, Result, Role, Source};
 use serde_json::Value;
 
 use crate::duckdb::config::{Location, Spec};
+use crate::duckdb::destination::DuckDbDestination;
+use crate::source::DuckDbSource;
 
 /// The connector of kind `duckdb`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,5 +43,13 @@ impl Connector for DuckDbConnector {
 
     fn spec_schema(&self, _role: Role) -> Value {
         schemars::schema_for!(Spec).to_value()
+    }
+
+    async fn source(&self, spec: Value) -> Result<Box<dyn Source>> {
+        Ok(Box::new(DuckDbSource::new(&Spec::parse(spec)?)?))
+    }
+
+    async fn destination(&self, spec: Value) -> Result<Box<dyn Destination>> {
+        Ok(Box::new(DuckDbDestination::new(&Spec::parse(spec)?)?))
     }
 }

@@ -134,7 +134,8 @@ impl Session {
         Self { kept: Some(kept), ..self }
     }
 
-    fn failed(&self, error: AdbcError) -> Error {
+    /// An error of the driver as one of ours.
+    pub(crate) fn failed(&self, error: AdbcError) -> Error {
         errors::explain(&self.system, error)
     }
 
@@ -208,7 +209,13 @@ impl Session {
         self.change(sql, &[]).map(drop)
     }
 
-    /// Adds rows to a table that is there, by the names of their columns.
+    /// Whether a statement names only what is there. An open transaction stays open.
+    pub(crate) fn prepares(&mut self, sql: &str) -> bool {
+        self.statement(sql, &[]).is_ok_and(|mut statement| statement.prepare().is_ok())
+    }
+
+    /// Adds rows to a table that is there and has exactly these columns, in this order: DuckDB goes
+    /// by their place.
     ///
     /// # Errors
     /// What the driver says.

@@ -108,7 +108,11 @@ impl Database {
             return Err(Error::internal("The database is closed"));
         };
         let system = System::DuckDb(self.path.clone());
-        Ok(Session::connect(database, system)?.keeping(Arc::clone(self) as _))
+        let mut session = Session::connect(database, system)?.keeping(Arc::clone(self) as _);
+        // What DuckDB converts between instants and wall-clock times it converts in UTC. Without
+        // its calendar it cannot convert, and knows no such setting.
+        let _ = session.run("SET TimeZone = 'UTC'");
+        Ok(session)
     }
 
     /// The right to write, once nobody else has it; `None` when that lasts too long.

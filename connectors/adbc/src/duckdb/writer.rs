@@ -1,0 +1,429 @@
+//! The writer: takes batches, and commits them with schema changes and cursors in one
+//! transaction.
+//!
+//! Rows are gathered in memory up to [`PENDING_BYTES`]. What is more goes to DuckDB: into a
+//! temporary table of this session, or into the open transaction (see [`super::load`]). DuckDB
+//! keeps what does not fit into its `memory_limit` in a folder beside the file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use highwater_core::crash::{self, CrashPoint};
+use highwater_core::{
+    Batch, Checkpoint, Committed, CommittedTables, Deletion, Error, Fence, Op, Plan, Result,
+    TableName, TablePlan, TableRecord, Writer,
+};
+use highwater_sql::deletion::Removal;
+use highwater_sql::merge::{self, Counts};
+use highwater_sql::state::fenced;
+use highwater_sql::sweep::Begun;
+use highwater_sql::{ddl, derived};
+
+use super::database::{PATIENCE, WriteLock};
+use super::dialect::DuckDbDialect;
+use super::file::File;
+use super::load::{Load, Way, is_as_planned};
+use super::schema;
+use super::{catalog, rebuild, removal, store, upkeep};
+use crate::session::{Parameter, Session};
+
+/// Rows that wait in memory before DuckDB gets them.
+const PENDING_BYTES: usize = 8 << 20;
+
+/// A writer of one partition, and what it works on.
+pub(crate) struct DuckDbWriter {
+    worker: Option<Box<Worker>>,
+}
+
+impl DuckDbWriter {
+    /// A writer that has touched nothing yet.
+    pub(crate) fn new(
+        file: File,
+        plan: Arc<Plan>,
+        tables: &[TableName],
+        id: String,
+        fence: Fence,
+        begun: Begun,
+    ) -> Result<Self> {
+        let mut worker = Worker {
+            session: None,
+            lock: None,
+            file,
+            written: written(&plan),
+            plan,
+            begun,
+            id,
+            fence,
+            tables: BTreeMap::new(),
+            removed: CommittedTables::new(),
+            pending_bytes: 0,
+        };
+        for name in tables {
+            worker.load(name)?;
+        }
+        Ok(Self { worker: Some(Box::new(worker)) })
+    }
+
+    /// Runs `work` on a thread that may block. After an error the writer is of no use any more:
+    /// the session is closed and what was not committed is gone.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Worker) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut worker =
+            self.worker.take().ok_or_else(|| Error::internal("The writer has failed before"))?;
+        let (worker, result) = tokio::task::spawn_blocking(move || match work(&mut worker) {
+            Ok(value) => (Some(worker), Ok(value)),
+            Err(error) => (None, Err(error)),
+        })
+        .await
+        .map_err(|error| Error::internal("A writing thread ended early").caused_by(error))?;
+        self.worker = worker;
+        result
+    }
+}
+
+#[async_trait]
+impl Writer for DuckDbWriter {
+    async fn write(&mut self, batch: Batch) -> Result<()> {
+        self.blocking(move |worker| worker.write(&batch)).await
+    }
+
+    async fn delete(&mut self, deletion: &Deletion) -> Result<()> {
+        let deletion = deletion.clone();
+        self.blocking(move |worker| worker.delete(&deletion)).await
+    }
+
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
+        let checkpoint = checkpoint.clone();
+        self.blocking(move |worker| worker.commit(&checkpoint)).await
+    }
+}
+
+struct Worker {
+    /// Closed before others may write: an open transaction goes with it.
+    session: Option<Session>,
+    /// The right to write, while the transaction is open.
+    lock: Option<WriteLock>,
+    file: File,
+    plan: Arc<Plan>,
+    /// The plan by which rows are written: that of the table beside where it is a rebuild.
+    written: Arc<Plan>,
+    /// The tables for which the run has made tables of its own, and committed them.
+    begun: Begun,
+    /// The partition: tells this writer's sequence from others'.
+    id: String,
+    fence: Fence,
+    tables: BTreeMap<TableName, Load>,
+    /// What conditions have removed in the open transaction.
+    removed: CommittedTables,
+    pending_bytes: usize,
+}
+
+/// The plan by which rows are written.
+fn written(plan: &Plan) -> Arc<Plan> {
+    let mut written = plan.clone();
+    for table in written.tables.values_mut().filter(|table| table.rebuild) {
+        *table = derived::beside(table, &plan.sync, &DuckDbDialect);
+    }
+    Arc::new(written)
+}
+
+fn planned(plan: &Plan, name: &TableName) -> Result<TablePlan> {
+    plan.tables.get(name).cloned().ok_or_else(|| {
+        Error::internal("A batch is of a table that is not planned").context("table", name)
+    })
+}
+
+impl Worker {
+    /// The session, opened when it is needed.
+    fn session(&mut self) -> Result<&mut Session> {
+        if self.session.is_none() {
+            self.session = Some(self.file.connect()?);
+        }
+        self.session.as_mut().ok_or_else(|| Error::internal("The session is closed"))
+    }
+
+    /// What waits of a table.
+    fn load(&mut self, name: &TableName) -> Result<&mut Load> {
+        if !self.tables.contains_key(name) {
+            let (table, planned) = (planned(&self.written, name)?, planned(&self.plan, name)?);
+            let load = Load::new(&table, Way::of(&table, &planned))?;
+            self.tables.insert(name.clone(), load);
+        }
+        self.tables.get_mut(name).ok_or_else(|| Error::internal("A table is gone"))
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<()> {
+        let name = &batch.table.name;
+        let table = planned(&self.written, name)?;
+        let way = self.load(name)?.way;
+        if batch.op == Op::Delete && way == Way::Straight {
+            return Err(Error::unsupported(format!(
+                "`{}` cannot take a deleted row away",
+                table.write_mode
+            ))
+            .context("table", name)
+            .hint("write_mode: overwrite, with a primary key"));
+        }
+        if batch.op == Op::Delete && way == Way::First {
+            // What came before is folded; this and what comes after is merged into it.
+            self.begin()?;
+            self.flush()?;
+            self.settle(name)?;
+            self.load(name)?.way = Way::Staged;
+        }
+        self.stage(&table)?;
+        self.pending_bytes += self.load(name)?.add(&table, &batch.rows, batch.op)?;
+        if self.pending_bytes > PENDING_BYTES {
+            self.relieve()?;
+        }
+        crash::at(CrashPoint::StageBatch);
+        Ok(())
+    }
+
+    /// Makes the temporary table when the first row needs it.
+    fn stage(&mut self, table: &TablePlan) -> Result<()> {
+        let at = self.tables.keys().position(|name| name == table.name()).unwrap_or_default();
+        let load = self.load(table.name())?;
+        if load.way != Way::Staged || load.staging.is_some() {
+            return Ok(());
+        }
+        let staging = format!("_highwater_stage_{at}");
+        load.staging = Some(staging.clone());
+        let columns = ddl::staging_columns(&DuckDbDialect, table)?;
+        self.session()?.run(&format!("CREATE TEMP TABLE {staging} ({columns})"))?;
+        crash::at(CrashPoint::StageCreated);
+        Ok(())
+    }
+
+    /// Gives DuckDB what waits in memory. Only rows that go straight into their table need the
+    /// transaction for that.
+    fn relieve(&mut self) -> Result<()> {
+        if self.tables.values().any(|load| load.way != Way::Staged && load.is_waiting()) {
+            self.begin()?;
+            return self.flush();
+        }
+        self.flush_all()
+    }
+
+    /// Opens the transaction, excludes all other writers and checks that this run may commit.
+    fn begin(&mut self) -> Result<()> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        self.lock = Some(self.file.lock(PATIENCE)?);
+        let (with_state, fence) = (self.plan.state_with_data, self.fence.clone());
+        let session = self.session()?;
+        session.run("BEGIN TRANSACTION")?;
+        if with_state && !store::holds(session, &fence)? {
+            return Err(fenced(&fence));
+        }
+        crash::at(CrashPoint::CommitFence);
+        Ok(())
+    }
+
+    /// Makes the tables of this partition as the rows need them, in the open transaction.
+    fn prepare(&mut self) -> Result<()> {
+        let names: Vec<_> = self.tables.keys().cloned().collect();
+        for name in names {
+            if self.load(&name)?.prepared.is_some() {
+                continue;
+            }
+            let (table, plan) = (planned(&self.written, &name)?, Arc::clone(&self.plan));
+            let (whole, made) = (planned(&plan, &name)?, self.begun.has(&plan, &name));
+            let fence = self.fence.clone();
+            let session = self.session()?;
+            match whole.rebuild {
+                true => {
+                    rebuild::ensure(session, &plan, &whole, &fence, made)?;
+                    crash::at(CrashPoint::StageCreated);
+                }
+                false => drop(schema::prepare(session, &plan, &table)?),
+            }
+            if derived::remembers_keys(&table) {
+                upkeep::remember_keys(session, &plan, &table, made)?;
+            }
+            let there = catalog::relation(session, &table.target.name)?;
+            let as_planned = there.is_some_and(|there| is_as_planned(&there, &table));
+            let load = self.load(&name)?;
+            load.prepared = Some(as_planned);
+            if load.way == Way::First && !self.is_empty(&table)? {
+                self.load(&name)?.stage_pending()?;
+                self.stage(&table)?;
+            }
+        }
+        crash::at(CrashPoint::CommitSchema);
+        Ok(())
+    }
+
+    fn is_empty(&mut self, table: &TablePlan) -> Result<bool> {
+        use highwater_sql::Dialect;
+        let sql = format!("SELECT 1 FROM {} LIMIT 1", DuckDbDialect.table(&table.target.name));
+        Ok(self.session()?.fetch(&sql, &[])?.num_rows() == 0)
+    }
+
+    /// Gives DuckDB the rows that wait in memory, in the open transaction.
+    fn flush(&mut self) -> Result<()> {
+        self.prepare()?;
+        self.flush_all()
+    }
+
+    fn flush_all(&mut self) -> Result<()> {
+        let written = Arc::clone(&self.written);
+        self.session()?;
+        let Some(session) = &mut self.session else { return Ok(()) };
+        for (name, load) in &mut self.tables {
+            load.flush(session, &planned(&written, name)?)?;
+        }
+        self.pending_bytes = 0;
+        Ok(())
+    }
+
+    fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
+        crash::at(CrashPoint::StageRows);
+        self.begin()?;
+        self.flush()?;
+        let mut committed = CommittedTables::new();
+        let names: Vec<_> = self.tables.keys().cloned().collect();
+        for name in &names {
+            let mut done = self.load(name)?.settled;
+            done += self.apply(name)?;
+            committed.insert(name.clone(), done);
+        }
+        for (name, removed) in std::mem::take(&mut self.removed) {
+            *committed.entry(name).or_default() += removed;
+        }
+        if self.plan.state_with_data {
+            self.save_state(&names, checkpoint)?;
+            crash::at(CrashPoint::CommitState);
+        }
+        self.session()?.run("COMMIT")?;
+        self.lock = None;
+        for name in &names {
+            self.begun.add(&self.plan, name);
+        }
+        crash::at(CrashPoint::CommitDone);
+        self.clear()?;
+        Ok(committed)
+    }
+
+    /// Merges what is staged; rows that went straight into their table are counted, and folded
+    /// where they have a key.
+    fn apply(&mut self, name: &TableName) -> Result<Committed> {
+        let table = planned(&self.written, name)?;
+        let load = self.load(name)?;
+        let (upserts, deletes) = (load.upserts, load.deletes);
+        let (way, staging) = (load.way, load.staging.clone());
+        let at = |error: Error| error.context("table", name);
+        let mut committed = Committed { written: upserts, ..Committed::default() };
+        match (way, staging) {
+            (Way::Staged, Some(staging)) if upserts + deletes > 0 => {
+                committed = self.merge(&table, &staging, deletes > 0).map_err(at)?;
+            }
+            (Way::First, _) if upserts > 0 => {
+                committed.written -= Load::fold_first(self.session()?, &table).map_err(at)?;
+                crash::at(CrashPoint::CommitRows);
+            }
+            _ => crash::at(CrashPoint::CommitRows),
+        }
+        committed.unchanged = upserts.saturating_sub(committed.written);
+        Ok(committed)
+    }
+
+    fn merge(&mut self, table: &TablePlan, staging: &str, any_deleted: bool) -> Result<Committed> {
+        let (fence, sync) = (self.fence.clone(), self.plan.sync.clone());
+        let with_state = self.plan.state_with_data;
+        let now = schema::instant(self.plan.started_at);
+        let session = self.session()?;
+        let first = upkeep::first_sequence(session, table, with_state.then_some(&fence))?;
+        let parameters = [Parameter::from(first), now];
+        let mut committed = Committed::default();
+        let staging = format!("temp.{staging}");
+        for step in merge::steps(&DuckDbDialect, &sync, table, &staging, str::to_owned) {
+            // Without a deletion there is no need to look through the whole table for its row.
+            if step.counts != Counts::Deleted || any_deleted {
+                let given = if step.parameters { &parameters[..] } else { &[] };
+                let affected = session.change(&step.sql, given)?;
+                match step.counts {
+                    Counts::Written => committed.written += affected,
+                    Counts::Deleted => committed.deleted += affected,
+                    Counts::Nothing => {}
+                }
+            }
+            if let Some(point) = step.passes {
+                crash::at(point);
+            }
+        }
+        Ok(committed)
+    }
+
+    /// Removes rows by a condition. What was sent before is put into its tables first.
+    fn delete(&mut self, deletion: &Deletion) -> Result<()> {
+        let plan = Arc::clone(&self.written);
+        let removal = Removal::new(&DuckDbDialect, &plan, deletion)?;
+        self.begin()?;
+        self.flush()?;
+        for name in removal.tables() {
+            if self.tables.contains_key(name) && self.load(name)?.way != Way::Straight {
+                self.settle(name)?;
+            }
+        }
+        let target = |name: &TableName| Ok(planned(&plan, name)?.target.name.clone());
+        for (name, deleted) in removal::run(self.session()?, &removal, target)? {
+            self.removed.entry(name).or_default().deleted += deleted;
+        }
+        Ok(())
+    }
+
+    /// Merges what has come of a table before the commit; what comes later is staged anew.
+    fn settle(&mut self, name: &TableName) -> Result<()> {
+        let done = self.apply(name)?;
+        let load = self.load(name)?;
+        load.way = Way::Staged;
+        load.settled += done;
+        load.settled_rows += load.upserts + load.deletes;
+        (load.upserts, load.deletes) = (0, 0);
+        match load.staging.take() {
+            Some(staging) => self.session()?.run(&format!("DROP TABLE temp.{staging}")),
+            None => Ok(()),
+        }
+    }
+
+    fn save_state(&mut self, names: &[TableName], checkpoint: &Checkpoint) -> Result<()> {
+        let (fence, id) = (self.fence.clone(), self.id.clone());
+        let mut records = Vec::new();
+        for name in names {
+            let table = planned(&self.plan, name)?;
+            let load = self.load(name)?;
+            let rows_total = load.upserts + load.deletes + load.settled_rows;
+            let columns = table.target.column_names().map(str::to_owned).collect();
+            let (generation, rebuild) = (table.generation, table.rebuild);
+            let record =
+                TableRecord { columns, rows_total, generation, rebuild, ..TableRecord::default() };
+            records.push((name, table.target.name.clone(), record));
+        }
+        let session = self.session()?;
+        for (name, target, mut record) in records {
+            record.identity = schema::identity(session, &target)?;
+            store::save_record(session, &fence, name, &record)?;
+        }
+        store::save_cursors(session, &fence, checkpoint)?;
+        store::next_sequence(session, &fence, &id)?;
+        store::renew(session, &fence)
+    }
+
+    /// Forgets what was committed.
+    fn clear(&mut self) -> Result<()> {
+        let mut staged = Vec::new();
+        for load in self.tables.values_mut() {
+            staged.extend(load.staging.take());
+            load.committed();
+        }
+        for staging in staged {
+            self.session()?.run(&format!("DROP TABLE temp.{staging}"))?;
+        }
+        Ok(())
+    }
+}
