@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 
-from round_trip import Postgres
+from suite.postgres import Postgres
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RECORDING = os.path.join(HERE, "../../shared/data/faker_users_100k.jsonl.gz")

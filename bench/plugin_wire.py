@@ -23,7 +23,8 @@ import sys
 import tempfile
 import time
 
-from round_trip import Postgres, make_source
+from round_trip import make_source
+from suite.postgres import Postgres
 
 CONFIG = """\
 kind: source

@@ -11,54 +11,16 @@ removes it afterwards. Needs Python's standard library only.
 """
 
 import argparse
-import glob
 import os
 import random
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 
-
-def run(command, **options):
-    return subprocess.run(command, check=True, **options)
-
-
-class Postgres:
-    """A throw-away cluster."""
-
-    def __init__(self, folder):
-        binaries = sorted(glob.glob("/usr/lib/postgresql/*/bin")) or [""]
-        self.binaries = binaries[-1]
-        self.data = os.path.join(folder, "postgres")
-        os.makedirs(self.data)
-        self.prefix = []
-        if os.getuid() == 0:
-            shutil.chown(self.data, "postgres")
-            self.prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.command("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync")
-        options = (
-            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.data}"
-            " -c shared_buffers=1GB -c max_wal_size=8GB"
-        )
-        self.command("pg_ctl", "-D", self.data, "-w", "-l", self.data + "/log", "-o", options, "start")
-        self.url = f"postgres://postgres@127.0.0.1:{self.port}/postgres"
-
-    def command(self, name, *arguments):
-        run(
-            [*self.prefix, os.path.join(self.binaries, name), *arguments],
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-        )
-
-    def stop(self):
-        self.command("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+from suite.postgres import Postgres
 
 
 def make_source(path, rows):

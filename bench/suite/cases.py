@@ -103,7 +103,8 @@ class Round:
 
     def _stories(self, rows, changed, unchanged):
         """The same command again and again, while the source changes."""
-        world, letters = dataclasses.replace(self.world, rows=rows), f"{changed}{unchanged}G"
+        world = dataclasses.replace(self.world, rows=rows)
+        letters = changed + (f"{unchanged}G" if unchanged else "")
         table, begun = f"changing_{rows}", []
         count = self.world.rows // 100
         data.source(world.postgres, rows)
@@ -127,7 +128,8 @@ class Round:
         if unchanged:
             for tool, variant, job in begun:
                 case = f"{unchanged}-{variant}" if variant != "reconcile" else "G-unchanged"
-                for _ in range(REPEATS_UNCHANGED if case in self.chosen else 0):
+                repeats = REPEATS_UNCHANGED if variant != "reconcile" else 1
+                for _ in range(repeats if case in self.chosen else 0):
                     self._measure(tool, case, job, check=False)
             self._deleted(world, rows, table, begun)
         for _, _, job in begun:

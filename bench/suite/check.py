@@ -34,8 +34,8 @@ import sys, duckdb
 kind, path, columns = sys.argv[1:4]
 connection = duckdb.connect(path if kind == "duckdb" else ":memory:", read_only=kind == "duckdb")
 connection.execute("set timezone = 'UTC'")
-# Several threads would write into one pipe in each other's lines.
-connection.execute("set threads = 1")
+# It would be drawn into the rows.
+connection.execute("set enable_progress_bar = false")
 table = f"read_parquet('{path}')" if kind == "parquet" else sys.argv[4]
 try:
     connection.execute(f"copy (select {columns} from {table}) to '/dev/stdout' (format csv, header false)")
@@ -84,12 +84,13 @@ class Check:
         """Compares Parquet files."""
         return self._through_duckdb(source, "parquet", pattern)
 
-    def duckdb(self, source, path, table):
-        """Compares a table of a DuckDB file."""
-        return self._through_duckdb(source, "duckdb", path, table)
+    def duckdb(self, source, path, table, python=None):
+        """Compares a table of a DuckDB file. A later DuckDB's file is read by that one's Python."""
+        return self._through_duckdb(source, "duckdb", path, table, python=python)
 
-    def _through_duckdb(self, source, *what):
-        if not self.python:
+    def _through_duckdb(self, source, *what, python=None):
+        python = python or self.python
+        if not python:
             return "not checked: DuckDB is not installed (bench/run --install)"
         columns = ", ".join(data.COLUMNS)
         load = f"copy checked ({columns}) from stdin (format csv)"
@@ -99,7 +100,7 @@ class Check:
         )  # fmt: skip
         kind, path, *table = what
         export = subprocess.Popen(
-            [self.python, "-c", EXPORT, kind, path, columns, *table],
+            [python, "-c", EXPORT, kind, path, columns, *table],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.scratch,
         )  # fmt: skip
         done = subprocess.run(
@@ -108,7 +109,8 @@ class Check:
         )  # fmt: skip
         errors = export.communicate()[1].decode()
         if export.returncode or done.returncode:
-            return f"DIFFERS: {(errors or done.stderr).strip().splitlines()[0]}"
+            said = (errors or done.stderr).strip().splitlines()
+            return f"DIFFERS: {said[-1] if said[0].startswith('Traceback') else said[0]}"
         found = self.postgres.run("postgres", HASH.format(table="checked"), "drop table checked")
         return self._verdict(source, found)
 

@@ -22,6 +22,8 @@ PACKAGES = {
         "pandas", "numpy",
     ],
 }  # fmt: skip
+# The library that highwater loads; the Python package has none that can be loaded by others.
+LIBRARY = f"@duckdb/node-bindings-linux-x64@{DUCKDB}-r.5"
 NAMES = ["limit", "highwater", "duckdb", "sling", "dlt", "ingestr"]
 
 
@@ -42,6 +44,13 @@ def install(folder, names):
                 pass
         except subprocess.CalledProcessError as error:
             print(f"{name} could not be installed: {error}", file=sys.stderr)
+    if "highwater" in names and not duckdb_library(folder):
+        print("installing DuckDB's library ...", flush=True)
+        npm = ["npm", "install", "--silent", "--prefix", f"{folder}/libduckdb", LIBRARY]
+        try:
+            subprocess.run(npm, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"DuckDB's library could not be installed: {error}", file=sys.stderr)
 
 
 def found(folder, highwater, names):
@@ -80,9 +89,8 @@ def _find(name, folder, highwater):
 
 
 def duckdb_library(folder):
-    """DuckDB's library for highwater: the one that is set, else the one of the Python package, so
-    that highwater and its peer run the same DuckDB."""
+    """DuckDB's library for highwater: the one that is set, else the one that was installed here, of
+    the same version as the peer."""
     chosen = os.environ.get("HIGHWATER_DUCKDB_LIB")
-    patterns = [f"{folder}/libduckdb*/**/libduckdb.so"]
-    packages = [path for pattern in patterns for path in glob.glob(pattern, recursive=True)]
+    packages = glob.glob(f"{folder}/libduckdb/**/libduckdb.so", recursive=True)
     return chosen or (packages[0] if packages else None)

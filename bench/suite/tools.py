@@ -349,7 +349,9 @@ class Dlt:
         same = lambda: check.table(table, "dst", "bench.lineitem")
         if case == "B":
             what["to"] = "duckdb"
-            same = lambda: check.duckdb(table, f"{folder}/lineitem.duckdb", "bench.lineitem")
+            same = lambda: check.duckdb(
+                table, f"{folder}/lineitem.duckdb", "bench.lineitem", self.python
+            )
         elif case == "C-snappy":
             what["to"] = "parquet"
             same = lambda: check.parquet(table, f"{folder}/bench/lineitem/*.parquet")
