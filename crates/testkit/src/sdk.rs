@@ -59,6 +59,27 @@ pub fn duckdb() -> Result<PathBuf, String> {
     Err(format!("{} does not hold DuckDB's library: run scripts/install-sdks", folder.display()))
 }
 
+/// The shared library of an ADBC driver from the Python packages (`sqlite`, `postgresql`), or why
+/// there is none.
+pub fn adbc_driver(name: &str) -> Result<PathBuf, String> {
+    let folder = target().join("sdk/adbc");
+    let wanted = fs::read(workspace().join("connectors/adbc/tests/requirements.txt")).unwrap();
+    if fs::read(folder.join("installed")).is_ok_and(|found| found == wanted) {
+        let packages = format!("site-packages/adbc_driver_{name}");
+        let pythons = fs::read_dir(folder.join("lib")).unwrap();
+        let mut pythons = pythons.map(|python| python.unwrap().path().join(&packages));
+        let library = |folder: PathBuf| {
+            // Its name is the same on every system.
+            let file = folder.join(format!("libadbc_driver_{name}.so"));
+            file.is_file().then_some(file)
+        };
+        if let Some(file) = pythons.find_map(library) {
+            return Ok(file);
+        }
+    }
+    Err(format!("{} does not hold ADBC drivers: run scripts/install-sdks", folder.display()))
+}
+
 /// What was found, or nothing and a line `skipped: TEST: REASON` on the real stderr, which the
 /// test harness does not catch.
 pub fn or_skip<T>(test: &str, found: Result<T, String>) -> Option<T> {

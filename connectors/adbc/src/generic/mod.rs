@@ -7,15 +7,18 @@
 mod catalog;
 mod config;
 mod cursor;
+mod destination;
+mod ingest;
 mod source;
 mod system;
 mod types;
 
 use async_trait::async_trait;
-use highwater_core::{Connector, Error, Result, Role, Source};
+use highwater_core::{Connector, Destination, Error, Result, Role, Source};
 use serde_json::Value;
 
 use config::Spec;
+use destination::AdbcDestination;
 use source::AdbcSource;
 
 /// The connector of kind `adbc`.
@@ -43,5 +46,9 @@ impl Connector for AdbcConnector {
 
     async fn source(&self, spec: Value) -> Result<Box<dyn Source>> {
         Ok(Box::new(AdbcSource::new(Spec::parse(spec)?)))
+    }
+
+    async fn destination(&self, spec: Value) -> Result<Box<dyn Destination>> {
+        Ok(Box::new(AdbcDestination::new(Spec::parse(spec)?)))
     }
 }

@@ -134,12 +134,12 @@ impl Reading<'_> {
         let schema = self.job.plan.source.schema.clone();
         let mut pending = Pending::default();
         while let Some(sent) = rows.next()? {
+            if self.output.is_stopping() {
+                return Ok(Completion::Stopped);
+            }
             pending.push(adapted(&sent, &self.sent, &schema)?);
             if pending.rows >= self.job.batch_rows || pending.bytes >= BATCH_BYTES {
                 self.send(pending.take(&schema)?)?;
-                if self.output.is_stopping() {
-                    return Ok(Completion::Stopped);
-                }
             }
         }
         self.send(pending.take(&schema)?)?;
