@@ -18,13 +18,14 @@ pub struct File {
 }
 
 impl File {
-    /// A name for a file; `None` where there is no DuckDB, which is said.
+    /// An empty database; `None` where there is no DuckDB, which is said.
     pub fn new() -> Option<Self> {
         let thread = std::thread::current();
         let library = sdk::or_skip(thread.name().unwrap_or("a test"), sdk::duckdb())?;
         // In memory where that is possible: what a power cut does is not tested here.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let path = folder.path().join("test.duckdb");
+        query(&path, &library, true, "SELECT 1").unwrap();
         Some(Self { _folder: folder, path, library })
     }
 
@@ -47,9 +48,7 @@ impl File {
 
     /// Runs statements, as a user would behind highwater's back.
     pub fn run(&self, sql: &str) {
-        for statement in sql.split(';').filter(|statement| !statement.trim().is_empty()) {
-            query(&self.path, &self.library, true, statement).unwrap();
-        }
+        query(&self.path, &self.library, true, sql).unwrap();
     }
 
     /// The rows of a query as texts, `NULL` for NULL.

@@ -103,6 +103,7 @@ fn hard_values() -> Vec<(&'static str, ArrayRef)> {
         ("last_day_of_arrow", Arc::new(Date32Array::from(vec![i32::MAX - 1, i32::MIN + 1]))),
         ("last_second_of_arrow", Arc::new(TimestampSecondArray::from(vec![i64::MAX - 1]))),
         ("last_microsecond", Arc::new(TimestampMicrosecondArray::from(vec![i64::MAX - 1]))),
+        ("first_nanosecond", Arc::new(TimestampNanosecondArray::from(vec![i64::MIN + 1]))),
         ("nanoseconds", Arc::new(TimestampNanosecondArray::from(vec![1, -1, i64::MAX - 1]))),
         ("one_nanosecond", Arc::new(DurationNanosecondArray::from(vec![1]))),
         ("interval_nanosecond", Arc::new(IntervalMonthDayNanoArray::from(vec![interval]))),

@@ -89,6 +89,7 @@ const NUMERIC_TEXTS: [&str; 9] = [
 const FIRST_DAY: i64 = -719_162;
 const LAST_DAY: i64 = 2_932_896;
 const DAY_SECONDS: i64 = 86_400;
+const DAY_NANOSECONDS: i64 = DAY_SECONDS * 1_000_000_000;
 
 struct Columns {
     fields: Vec<Field>,
@@ -344,7 +345,9 @@ impl Columns {
         per_second: i64,
         zone: &Option<Arc<str>>,
     ) {
-        let first = FIRST_DAY.checked_mul(DAY_SECONDS * per_second).unwrap_or(i64::MIN + 1);
+        // Nanoseconds do not reach so far: their first whole day is one of 1677.
+        let first = FIRST_DAY.checked_mul(DAY_SECONDS * per_second);
+        let first = first.unwrap_or(i64::MIN / DAY_NANOSECONDS * DAY_NANOSECONDS);
         let end = (LAST_DAY + 1).checked_mul(DAY_SECONDS * per_second).unwrap_or(i64::MAX);
         let extremes = [0, -1, 1, first, end - 1, i64::MAX, i64::MIN];
         self.primitive::<T>(name, DataType::Timestamp(T::UNIT, zone.clone()), &extremes, |r| {
