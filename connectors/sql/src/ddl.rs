@@ -12,7 +12,7 @@ pub const KEY_INDEX: &str = "_highwater_key";
 
 /// `CREATE TABLE IF NOT EXISTS` with columns, NOT NULL and the primary key, or, where a key
 /// column may be NULL, a unique index instead. `identity` is passed to
-/// [`Dialect::identity_mark`].
+/// [`Dialect::identity_mark`] and [`Dialect::table_annotations`].
 ///
 /// # Errors
 /// `Unsupported` when a column cannot be stored.
@@ -21,6 +21,11 @@ pub fn create_table(
     table: &Table,
     identity: Option<&str>,
 ) -> Result<Vec<String>> {
+    if !dialect.indexes_keys() {
+        let mut statements = vec![create_table_without_key(dialect, table, identity)?];
+        statements.extend(dialect.table_annotations(table, identity));
+        return Ok(statements);
+    }
     if !has_primary_key(table) {
         let mut statements = vec![create_table_without_key(dialect, table, identity)?];
         statements.extend(add_unique_index(dialect, table));
@@ -57,9 +62,9 @@ pub fn add_key(dialect: &dyn Dialect, table: &Table) -> Option<String> {
 }
 
 /// A unique index over the table's key, under a name of its own so that repeating this changes
-/// nothing. Nothing for a table without a key.
+/// nothing. Nothing for a table without a key, and where keys are no indexes.
 pub fn add_unique_index(dialect: &dyn Dialect, table: &Table) -> Option<String> {
-    if table.primary_key.is_empty() {
+    if table.primary_key.is_empty() || !dialect.indexes_keys() {
         return None;
     }
     let name = dialect.derived_name(&table.name.name, KEY_INDEX);
@@ -128,11 +133,16 @@ pub fn change(
                 )?);
             }
         }
+        SchemaChange::AddKey if !dialect.indexes_keys() => {
+            statements.extend(dialect.table_annotations(&plan.target, identity));
+        }
         SchemaChange::AddKey => statements.extend(add_unique_index(dialect, &plan.target)),
         SchemaChange::AddColumn(field) => {
             statements.push(add_column(dialect, &plan.target.name, field)?);
+            statements.extend(dialect.column_annotations(&plan.target.name, field));
             if dedup {
                 statements.push(add_column(dialect, &history.name, field)?);
+                statements.extend(dialect.column_annotations(&history.name, field));
             }
         }
         SchemaChange::WidenColumn { to, .. } => {

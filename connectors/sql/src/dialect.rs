@@ -1,7 +1,7 @@
 //! How one system spells SQL.
 
 use arrow_schema::Field;
-use highwater_core::{Result, TableName};
+use highwater_core::{Result, Table, TableName};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// How one system spells SQL. The defaults are what PostgreSQL and SQLite share: double quotes
@@ -92,6 +92,26 @@ pub trait Dialect: Send + Sync {
     /// the history are told by their sequence, so the connector lets no two have the same.
     fn row_id(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Whether the key of a table is an index, which refuses a second row of a key and finds the
+    /// rows of an `ON CONFLICT`. Where not, a merge finds them by joins, and the key is kept where
+    /// [`Self::table_annotations`] put it.
+    fn indexes_keys(&self) -> bool {
+        true
+    }
+
+    /// The statements that say of a table that was just made what its definition cannot: its
+    /// identity, its key, what its columns mean.
+    fn table_annotations(&self, table: &Table, identity: Option<&str>) -> Vec<String> {
+        let _ = (table, identity);
+        Vec::new()
+    }
+
+    /// The same for a column that was just added.
+    fn column_annotations(&self, table: &TableName, field: &Field) -> Vec<String> {
+        let _ = (table, field);
+        Vec::new()
     }
 
     /// The statements that widen a column from its type to the field's.

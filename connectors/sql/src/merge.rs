@@ -76,8 +76,13 @@ pub fn steps(
         steps.extend(merge.tombstones());
     }
     steps.push(merge.delete());
-    steps.push(merge.upsert());
-    steps.extend(merge.null_keys());
+    match dialect.indexes_keys() {
+        true => {
+            steps.push(merge.upsert());
+            steps.extend(merge.null_keys());
+        }
+        false => steps.extend(merge.update_and_insert()),
+    }
     if let Some(last) = steps.last_mut() {
         last.passes = Some(highwater_core::CrashPoint::CommitRows);
     }
@@ -161,12 +166,18 @@ impl Merge<'_> {
         let seen = derived::seen(self.plan, self.sync, self.dialect);
         let values: Vec<_> =
             seen.schema.fields().iter().map(|f| self.staged_value(f, "s.")).collect();
+        let table = self.dialect.table(&seen.name);
+        let once = match self.dialect.indexes_keys() {
+            true => "ON CONFLICT DO NOTHING".to_owned(),
+            false => format!(
+                "AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {})",
+                self.same_key("t", "s")
+            ),
+        };
         step(
             Counts::Nothing,
             format!(
-                "INSERT INTO {} ({}) SELECT DISTINCT {} FROM {} AS s WHERE s.{} = 'u' \
-                 ON CONFLICT DO NOTHING",
-                self.dialect.table(&seen.name),
+                "INSERT INTO {table} ({}) SELECT DISTINCT {} FROM {} AS s WHERE s.{} = 'u' {once}",
                 quoted(self.dialect, &seen.primary_key),
                 values.join(", "),
                 self.staging,
@@ -386,6 +397,56 @@ impl Merge<'_> {
                 quoted(self.dialect, key),
             ),
         )
+    }
+
+    /// The same where no index finds the rows of a key: those that are there are changed, the
+    /// others added.
+    fn update_and_insert(&self) -> Vec<Step> {
+        let q = |name: &str| self.dialect.quote(name);
+        let target = &self.plan.target;
+        let (table, staging, op) = (self.dialect.table(&target.name), self.staging, q(OPERATION));
+        let matches = self.same_key("t", "s");
+        let others: Vec<&Field> = target
+            .schema
+            .fields()
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|f| !target.primary_key.contains(f.name()))
+            .collect();
+        let mut steps = Vec::new();
+        if !others.is_empty() {
+            let set: Vec<_> = others
+                .iter()
+                .map(|f| format!("{} = {}", q(f.name()), self.staged_value(f, "s.")))
+                .collect();
+            let changed: Vec<_> = others
+                .iter()
+                .map(|f| {
+                    let stored = format!("t.{}", q(f.name()));
+                    self.dialect.distinct(&stored, &self.staged_value(f, "s."), f)
+                })
+                .collect();
+            let guard = self.newer("t", "s").map_or(String::new(), |n| format!(" AND NOT ({n})"));
+            steps.push(step(
+                Counts::Written,
+                format!(
+                    "UPDATE {table} AS t SET {} FROM {staging} AS s WHERE {matches} \
+                     AND s.{op} = 'u' AND ({}){guard}",
+                    set.join(", "),
+                    changed.join(" OR "),
+                ),
+            ));
+        }
+        steps.push(step(
+            Counts::Written,
+            format!(
+                "INSERT INTO {table} ({}) SELECT {} FROM {staging} AS s WHERE s.{op} = 'u' \
+                 AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {matches})",
+                self.columns(),
+                self.staged_values("s."),
+            ),
+        ));
+        steps
     }
 
     /// Rows with NULL in their key never conflict in an index, so they are matched by hand. There
