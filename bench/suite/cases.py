@@ -3,6 +3,7 @@
 import dataclasses
 
 from . import data
+from .check import size
 from .measure import measure
 
 CASES = {
@@ -97,7 +98,8 @@ class Round:
         else:
             result = job.check() if check else ""
         # Case H has a smaller table, but the changes of this one.
-        line = Line(self.world.rows, case, tool.name, self.number, measured, result, job.note)
+        note = f"{size(job.path):.0f} MiB" if job.sized and measured.status == 0 else job.note
+        line = Line(self.world.rows, case, tool.name, self.number, measured, result, note)
         self.record(line)
         return measured.status == 0
 

@@ -47,6 +47,8 @@ class Job:
     before: Callable[[], None] = lambda: None
     # What this job does differently from what the case says.
     note: str = ""
+    # Whether the size of what is in `path` afterwards is of interest.
+    sized: bool = False
 
     def prepare(self):
         if self.path:
@@ -178,8 +180,9 @@ class Highwater:
                 csv = {"path": data.csv(postgres, world.rows, world.files())}
                 command = sync("files", csv, {**full, "name": table}, "duckdb", duckdb, "replace")
             return Job(
-                command, lambda: check.duckdb(table, file, "lineitem"), path=folder, env=self.env
-            )
+                command, lambda: check.duckdb(table, file, "lineitem"), path=folder, env=self.env,
+                sized=True,
+            )  # fmt: skip
         if case.startswith("C-"):
             spec = {
                 "path": f"{folder}/{{{{TABLE}}}}/{{{{UUID}}}}.parquet",
@@ -188,8 +191,9 @@ class Highwater:
             }
             command = sync("postgresql", here, full, "files", spec, "replace")
             return Job(
-                command, lambda: check.parquet(table, f"{folder}/**/*.parquet"), path=folder
-            )
+                command, lambda: check.parquet(table, f"{folder}/**/*.parquet"), path=folder,
+                sized=True,
+            )  # fmt: skip
         if case == "F-csv-pg":
             spec = {"path": data.csv(postgres, world.rows, world.files())}
             return Job(sync("files", spec, full, "postgresql", there, "replace"), values, "dst")
@@ -246,7 +250,8 @@ class DuckDb:
 
         command = [self.python, f"{HERE}/duckdb_mover.py", json.dumps(request)]
         note = "without the primary key" if case == "A-full" else ""
-        return Job(command, same, "dst", folder, note=note)
+        sized = case in ("B", "F-csv-duckdb") or case.startswith("C-")
+        return Job(command, same, "dst", folder, note=note, sized=sized)
 
     def story(self, variant, table, world):
         return None
@@ -302,7 +307,7 @@ class Sling:
             return None
         command = [self.binary, "run", *stream, *to, "--mode", "full-refresh"]
         note = "without the primary key" if case == "A-full" else ""
-        return Job(command, same, "dst", folder, env, note=note)
+        return Job(command, same, "dst", folder, env, note=note, sized=needs_client)
 
     def story(self, variant, table, world):
         if variant != "overwrite":
@@ -361,6 +366,7 @@ class Dlt:
             return None
         job = self._job(world, case, what, "dst", folder, same)
         job.note = "without the primary key" if case == "A-full" else ""
+        job.sized = what["to"] != "postgres"
         return job
 
     def story(self, variant, table, world):
