@@ -23,6 +23,8 @@ mod horizon;
 mod key_digests;
 mod keys;
 mod load;
+#[doc(hidden)]
+pub mod measured;
 mod numeric;
 mod outcome;
 mod passfile;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_array::{BinaryArray, RecordBatch, RecordBatchOptions};
 use arrow_buffer::{Buffer, OffsetBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use highwater_core::types::{RECORD, with_metadata};
+use highwater_core::types::{EXTENSION, NUMERIC, RECORD, with_metadata};
 use highwater_core::{
     Batch, Completion, CrashPoint, Error, NullCursor, Op, Output, Result, Table, TablePlan, crash,
 };
@@ -17,8 +17,8 @@ use crate::decode::{Chunk, Decoder, Unfit};
 use crate::horizon::VersionRead;
 use crate::session::{Session, quote};
 use crate::tuples::{COUNT_BYTES, Tuple, TupleReader};
-use crate::types::{Wire, wire};
-use crate::wire::{self, CopyOut, Piece};
+use crate::types::{COPY, Wire, wire};
+use crate::wire::{CopyOut, Piece};
 
 /// A batch ends at so many rows, or as soon as it holds so many bytes.
 const BATCH_ROWS: usize = 8192;
@@ -49,8 +49,7 @@ pub(crate) fn wires(table: &Table, relation: &Relation, types: &UserTypes) -> Re
                 .ok_or_else(|| changed("was dropped"))?;
             let native = wire(column, types);
             let (data_type, extension) = native.arrow();
-            let planned_extension =
-                planned.metadata().get(highwater_core::types::EXTENSION).map(String::as_str);
+            let planned_extension = planned.metadata().get(EXTENSION).map(String::as_str);
             if *planned.data_type() == data_type && planned_extension == extension {
                 return Ok(native);
             }
@@ -61,6 +60,16 @@ pub(crate) fn wires(table: &Table, relation: &Relation, types: &UserTypes) -> Re
             Err(changed("changed its type"))
         })
         .collect()
+}
+
+/// Whether the COPY of a column has the bytes of its own type: `numeric` without limits is read as
+/// text. What else is read as text is refused where it would be written.
+pub(crate) fn is_read_as_sent(field: &Field) -> bool {
+    let item = match field.data_type() {
+        DataType::List(item) => item,
+        _ => field,
+    };
+    item.metadata().get(EXTENSION).map(String::as_str) != Some(NUMERIC)
 }
 
 /// The quoted name of a relation.
@@ -261,7 +270,7 @@ struct Forwarded {
 
 impl Forwarded {
     fn new(columns: usize, hidden: usize) -> Self {
-        let form = format!("line:{}", wire::FORM);
+        let form = format!("line:{COPY}");
         let tuple = with_metadata(Field::new("tuple", DataType::Binary, false), RECORD, form);
         Self {
             schema: Arc::new(Schema::new(vec![tuple])),
@@ -328,7 +337,7 @@ pub(crate) async fn copy(
 ) -> Result<Completion> {
     let rows = match plan.forwarded.as_deref() {
         None => Rows::decoded(&plan.source, wires, hidden),
-        Some(wire::FORM) if !matches!(filter, Filter::Contents(_)) => {
+        Some(COPY) if !matches!(filter, Filter::Contents(_)) => {
             Rows::Forwarded(Forwarded::new(wires.len(), hidden))
         }
         Some(form) => {

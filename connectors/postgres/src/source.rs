@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
-    Checkpoint, Completion, CrashPoint, Cursor, CursorKey, Error, KeyDigests, KeyTable, LogicalType, NullCursor, Output,
-    Partition, Plan, ReadMode, Result, Source, SourceDelivery, State, Table, TableName, TablePlan,
-    WriteMode, crash,
+    Checkpoint, Completion, CrashPoint, Cursor, CursorKey, Error, KeyDigests, KeyTable,
+    LogicalType, NullCursor, Output, Partition, Plan, ReadMode, Result, Source, SourceDelivery,
+    State, Table, TableName, TablePlan, WriteMode, crash,
 };
 use highwater_sql::boundary::InclusiveCursor;
 use serde_json::Value;
@@ -24,7 +24,7 @@ use crate::pool::Pool;
 use crate::read::{self, Filter, VersionFields};
 use crate::session::{ENCODING_OF_NONE, Session, literal, quote};
 use crate::storage;
-use crate::types::{Wire, wire};
+use crate::types::{COPY, Wire, wire};
 
 /// One database that tables are read from.
 pub(crate) struct PostgresSource {
@@ -121,10 +121,7 @@ impl PostgresSource {
             read::copy_statement(&table.source, &wires, &hidden, &relation, condition.as_deref());
         let hidden = hidden.len();
         let done =
-            read::copy(
-                &session, &statement, table, &wires, hidden, &mut filter, output,
-            )
-                .await?;
+            read::copy(&session, &statement, table, &wires, hidden, &mut filter, output).await?;
         crash::at(CrashPoint::ReadRows);
         if done == Completion::Complete {
             end(session).await?;
@@ -383,6 +380,15 @@ impl Source for PostgresSource {
             ),
             None => SourceDelivery::Again("the table has not been looked at".to_owned()),
         }
+    }
+
+    fn wire_form(&self, table: &TablePlan) -> Option<&'static str> {
+        let kind = self.kinds.lock().ok().and_then(|kinds| kinds.get(table.name()).copied());
+        // Where contents decide what is new, rows have to be columns.
+        let by_versions = kind.is_some_and(|(_, has_row_versions)| has_row_versions);
+        let is_whole = table.read_mode == ReadMode::FullRefresh;
+        let as_sent = table.source.schema.fields().iter().all(|f| read::is_read_as_sent(f));
+        ((is_whole || by_versions) && as_sent).then_some(COPY)
     }
 
     async fn review(&self, table: &TablePlan) -> Result<Vec<String>> {

@@ -17,3 +17,4 @@ mod server;
 mod source;
 mod standby;
 mod suites;
+mod wire;

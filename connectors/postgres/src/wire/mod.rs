@@ -21,9 +21,6 @@ use stream::Stream;
 use crate::refusal::Refusal;
 use crate::session::Session;
 
-/// The wire form in which rows are forwarded: tuples of binary COPY, each with its field count.
-pub(crate) const FORM: &str = "postgresql-copy";
-
 /// The kinds of messages.
 mod kind {
     pub(super) const COPY_OUT: u8 = b'H';
