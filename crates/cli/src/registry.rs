@@ -4,6 +4,8 @@ use highwater_core::Connector;
 
 /// Every built-in connector.
 pub static CONNECTORS: &[&dyn Connector] = &[
+    &highwater_adbc::AdbcConnector,
+    &highwater_adbc::DuckDbConnector,
     &highwater_files::FilesConnector,
     &highwater_mysql::MysqlConnector,
     &highwater_postgres::PostgresConnector,

@@ -5,29 +5,31 @@
 //! [`DECLARED`] keeps the type that the source system declared, so that the same system gets its
 //! own type back at the other end.
 //!
-//! | logical type | Arrow | PostgreSQL | SQLite (declared type: storage) | CSV, JSONL | Parquet |
-//! |---|---|---|---|---|---|
-//! | boolean | Boolean | `boolean` | `BOOLEAN`: 0, 1 | `true`, `false` | BOOLEAN |
-//! | integer | Int8 … Int64 | `smallint`, `integer`, `bigint` | `SMALLINT`, `INTEGER`, `BIGINT`: integer | digits | INT32, INT64 |
-//! | unsigned | UInt8 … UInt32 | next wider integer | `SMALLINT`, `INTEGER`, `BIGINT`: integer | digits | UINT_8 … UINT_32 |
-//! | unsigned 64 | UInt64 | `numeric(20,0)` | `DECIMAL_TEXT(20,0)`: text | digits | UINT_64 |
-//! | float | Float16, Float32, Float64 | `real`, `real`, `double precision` | `FLOAT_32`, `FLOAT_32`, `DOUBLE`: real; NaN and -0.0 are refused | shortest digits that read back the same; `NaN`, `Infinity` | FLOAT16, FLOAT, DOUBLE |
-//! | decimal(p,s) | Decimal32 … Decimal256 | `numeric(p,s)` | `DECIMAL_TEXT(p,s)`: text | digits, scale kept | DECIMAL |
-//! | numeric | Utf8, `highwater.numeric` | `numeric` | `NUMERIC_TEXT`: text | digits | STRING |
-//! | text | Utf8, LargeUtf8, Utf8View | `text` | `TEXT`: text | text | STRING |
-//! | json | Utf8, `arrow.json` | `json` (`jsonb` if declared so) | `JSON_TEXT`: text | CSV: the text; JSONL: the text, quoted | JSON |
-//! | uuid | FixedSizeBinary(16), `arrow.uuid` | `uuid` | `UUID_TEXT`: text | text | UUID |
-//! | binary | Binary, LargeBinary, BinaryView, FixedSizeBinary | `bytea` | `BLOB`: blob | base64 | BYTE_ARRAY |
-//! | date | Date32, Date64 | `date` | `DATE`: text `2026-11-21` | the same text | DATE |
-//! | time | Time32, Time64 (to µs; ns as `TIME_NS`: text) | `time` | `TIME` (ns: `TIME_NS`): text `03:04:05.000006` | the same text | TIME |
-//! | timestamp | Timestamp without zone | `timestamp` (ns: `text`) | `TIMESTAMP` (ns: `TIMESTAMP_NS`): text `2026-11-21 03:04:05.000006` | the same text | TIMESTAMP |
-//! | timestamp, UTC | Timestamp with zone | `timestamptz` (ns: `text`) | `TIMESTAMPTZ` (ns: `TIMESTAMPTZ_NS`): text with `Z` | the same text | TIMESTAMP, adjusted to UTC |
-//! | duration | Duration | `interval` | `DURATION`: text, ISO 8601 | the same text | INT64 |
-//! | interval | Interval | `interval` | `DURATION`: text, ISO 8601 | the same text | as text |
-//! | list | List, LargeList, FixedSizeList | array of the element's type | `JSON_LIST_TEXT`: JSON | JSON | LIST |
-//! | struct, map, union, dictionary of those | Struct, Map | `jsonb` | `JSON_TEXT`: JSON | JSON | groups |
-//! | null | Null | `text` | `TEXT` | empty | as text |
-//! | anything else of a system | Utf8, [`DECLARED`] | its own type back (`inet`, enum, domain, range, …) | `TEXT`: the system's text | text | STRING |
+//! | logical type | Arrow | PostgreSQL | SQLite (declared type: storage) | DuckDB | CSV, JSONL | Parquet |
+//! |---|---|---|---|---|---|---|
+//! | boolean | Boolean | `boolean` | `BOOLEAN`: 0, 1 | `BOOLEAN` | `true`, `false` | BOOLEAN |
+//! | integer | Int8 … Int64 | `smallint`, `integer`, `bigint` | `SMALLINT`, `INTEGER`, `BIGINT`: integer | `TINYINT` … `BIGINT` | digits | INT32, INT64 |
+//! | unsigned | UInt8 … UInt32 | next wider integer | `SMALLINT`, `INTEGER`, `BIGINT`: integer | `UTINYINT` … `UINTEGER` | digits | UINT_8 … UINT_32 |
+//! | unsigned 64 | UInt64 | `numeric(20,0)` | `DECIMAL_TEXT(20,0)`: text | `UBIGINT` | digits | UINT_64 |
+//! | float | Float16, Float32, Float64 | `real`, `real`, `double precision` | `FLOAT_32`, `FLOAT_32`, `DOUBLE`: real; NaN and -0.0 are refused | `FLOAT`, `FLOAT`, `DOUBLE` | shortest digits that read back the same; `NaN`, `Infinity` | FLOAT16, FLOAT, DOUBLE |
+//! | decimal(p,s) | Decimal32 … Decimal256 | `numeric(p,s)` | `DECIMAL_TEXT(p,s)`: text | `DECIMAL(p,s)`; more than 38 digits: `VARCHAR` and a comment | digits, scale kept | DECIMAL |
+//! | numeric | Utf8, `highwater.numeric` | `numeric` | `NUMERIC_TEXT`: text | `VARCHAR` and a comment | digits | STRING |
+//! | text | Utf8, LargeUtf8, Utf8View | `text` | `TEXT`: text | `VARCHAR` | text | STRING |
+//! | json | Utf8, `arrow.json` | `json` (`jsonb` if declared so) | `JSON_TEXT`: text | `JSON` | CSV: the text; JSONL: the text, quoted | JSON |
+//! | uuid | FixedSizeBinary(16), `arrow.uuid` | `uuid` | `UUID_TEXT`: text | `UUID` | text | UUID |
+//! | binary | Binary, LargeBinary, BinaryView, FixedSizeBinary | `bytea` | `BLOB`: blob | `BLOB` | base64 | BYTE_ARRAY |
+//! | date | Date32, Date64 | `date` | `DATE`: text `2026-11-21` | `DATE` | the same text | DATE |
+//! | time | Time32, Time64 (to µs; ns as `TIME_NS`: text) | `time` | `TIME` (ns: `TIME_NS`): text `03:04:05.000006` | `TIME` (ns: `TIME_NS`) | the same text | TIME |
+//! | timestamp | Timestamp without zone | `timestamp` (ns: `text`) | `TIMESTAMP` (ns: `TIMESTAMP_NS`): text `2026-11-21 03:04:05.000006` | `TIMESTAMP` (ns: `TIMESTAMP_NS`) | the same text | TIMESTAMP |
+//! | timestamp, UTC | Timestamp with zone | `timestamptz` (ns: `text`) | `TIMESTAMPTZ` (ns: `TIMESTAMPTZ_NS`): text with `Z` | `TIMESTAMPTZ` (ns: `TIMESTAMP_NS` and a comment) | the same text | TIMESTAMP, adjusted to UTC |
+//! | duration | Duration | `interval` | `DURATION`: text, ISO 8601 | `INTERVAL` | the same text | INT64 |
+//! | interval | Interval | `interval` | `DURATION`: text, ISO 8601 | `INTERVAL`, to µs | the same text | as text |
+//! | list | List, LargeList, FixedSizeList | array of the element's type | `JSON_LIST_TEXT`: JSON | list of the element's type | JSON | LIST |
+//! | struct, map, union, dictionary of those | Struct, Map | `jsonb` | `JSON_TEXT`: JSON | `JSON` | JSON | groups |
+//! | null | Null | `text` | `TEXT` | `VARCHAR` | empty | as text |
+//! | anything else of a system | Utf8, [`DECLARED`] | its own type back (`inet`, enum, domain, range, …) | `TEXT`: the system's text | `VARCHAR`: the system's text | text | STRING |
+//!
+//! DuckDB's comment on a column says what its type does not: `highwater: decimal(50,2)`.
 //!
 //! Read back from SQLite, integers have 64 bits, a list is its JSON text and a duration is an
 //! interval: the declared type does not say more.

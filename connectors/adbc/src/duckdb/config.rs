@@ -38,6 +38,7 @@ pub(crate) struct Spec {
     pub(crate) batch_size_bytes: Option<u32>,
     /// Taken for CloudQuery's sake: `--log-level debug` shows what is done.
     #[serde(default)]
+    #[expect(dead_code, reason = "it is taken, and nothing follows from it")]
     pub(crate) debug: Option<bool>,
 }
 

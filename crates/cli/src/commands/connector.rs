@@ -34,7 +34,7 @@ pub enum Protocol {
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true, after_long_help = PYAIRBYTE)]
 pub struct Airbyte {
-    /// The connector: files, postgresql, sqlite; also as source-sqlite and destination-sqlite
+    /// The connector: adbc, duckdb, files, postgresql, sqlite; also as source-sqlite and destination-sqlite
     #[arg(value_name = "NAME")]
     pub name: String,
     /// What to do.

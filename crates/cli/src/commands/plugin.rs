@@ -19,7 +19,7 @@ use crate::served::ServedConnector;
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub struct Plugin {
-    /// The connector: files, postgresql, sqlite
+    /// The connector: adbc, duckdb, files, postgresql, sqlite
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
     /// What to do.

@@ -207,6 +207,9 @@ fn connector_of_path(path: &str) -> Option<&'static dyn Connector> {
     if DATABASE_ENDINGS.contains(&ending) {
         return registry::by_path("sqlite");
     }
+    if ending == "duckdb" {
+        return registry::by_path("duckdb");
+    }
     let is_data_folder = path.ends_with('/') || (as_path.is_dir() && !has_config_files(as_path));
     if FILE_ENDINGS.contains(&ending) || is_data_folder || path.contains('*') {
         return registry::by_path("file");

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef};
 use highwater_testkit::postgres::{Database, Postgres};
 use highwater_testkit::rows::TextRow;
 use rusqlite::Connection;
@@ -73,6 +75,52 @@ impl System for Sqlite {
 
     fn objects(&self) -> BTreeSet<String> {
         let names = self.query("SELECT name FROM sqlite_master");
+        names.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect()
+    }
+}
+
+/// A DuckDB database file, and the library that opens it.
+pub struct DuckDb {
+    pub file: PathBuf,
+    pub library: PathBuf,
+}
+
+impl DuckDb {
+    fn query(&self, writes: bool, sql: &str) -> Vec<TextRow> {
+        let rows = highwater_adbc::testing::query(&self.file, &self.library, writes, sql).unwrap();
+        let text = |row: usize, column: &ArrayRef| {
+            let column = column.as_string::<i32>();
+            (!column.is_null(row)).then(|| column.value(row).to_owned())
+        };
+        let columns = |row| rows.columns().iter().map(|column| text(row, column)).collect();
+        (0..rows.num_rows()).map(columns).collect()
+    }
+}
+
+impl System for DuckDb {
+    fn url(&self) -> String {
+        format!("duckdb://{}?library={}", self.file.display(), self.library.display())
+    }
+
+    fn execute(&self, statements: &str) {
+        self.query(true, &format!("BEGIN; {statements} COMMIT; SELECT 'done'"));
+    }
+
+    fn rows(&self, table: &str, columns: &[&str]) -> Vec<TextRow> {
+        if !self.file.exists() || !self.objects().contains(&format!("main.{table}")) {
+            return Vec::new();
+        }
+        let columns: Vec<_> =
+            columns.iter().map(|column| format!("CAST({column} AS VARCHAR)")).collect();
+        self.query(false, &format!("SELECT {} FROM {table}", columns.join(", ")))
+    }
+
+    fn objects(&self) -> BTreeSet<String> {
+        let names = self.query(
+            false,
+            "SELECT schema_name || '.' || table_name FROM duckdb_tables() \
+             UNION ALL SELECT 'index ' || index_name FROM duckdb_indexes()",
+        );
         names.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect()
     }
 }
