@@ -131,8 +131,8 @@ class Round:
             for tool, variant, job in begun:
                 case = f"{unchanged}-{variant}" if variant != "reconcile" else "G-unchanged"
                 repeats = REPEATS_UNCHANGED if variant != "reconcile" else 1
-                for _ in range(repeats if case in self.chosen else 0):
-                    self._measure(tool, case, job, check=False)
+                for repeat in range(repeats if case in self.chosen else 0):
+                    self._measure(tool, case, job, check=repeat == repeats - 1)
             self._deleted(world, rows, table, begun)
         for _, _, job in begun:
             world.postgres.fresh(job.database)
