@@ -28,6 +28,19 @@ pub(crate) async fn find(session: &Session, name: &TableName) -> Result<Option<R
     Ok(relations.pop())
 }
 
+/// What tells the relation of that name from another one, where it exists: its object id.
+pub(crate) async fn identity(session: &Session, name: &TableName) -> Result<Option<String>> {
+    let name = with_schema(session, name).await?;
+    let quoted = format!("{}.{}", quote(catalog::schema_of(&name)), quote(&name.name));
+    let statement = format!(
+        "SELECT c.oid::text FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass({}) \
+         AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
+        literal(&quoted)
+    );
+    let rows = catalog::rows(session, &statement, &[]).await?;
+    rows.first().map(|row| get(row, 0)).transpose()
+}
+
 /// Looks at the existing tables that the planned rows go into.
 ///
 /// # Errors
@@ -52,9 +65,7 @@ pub(crate) async fn with_schema(session: &Session, name: &TableName) -> Result<T
     if name.namespace.is_some() {
         return Ok(name.clone());
     }
-    let rows = catalog::rows(session, "SELECT pg_catalog.current_schema()::text", &[]).await?;
-    let schema = rows.first().map(|row| get::<Option<String>>(row, 0)).transpose()?.flatten();
-    let schema = schema.ok_or_else(|| {
+    let schema = session.schema().await?.ok_or_else(|| {
         Error::config("No schema of the search path exists")
             .context("table", name)
             .hint("create the schema, or set `schema: NAME`, which creates it")

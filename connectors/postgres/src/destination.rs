@@ -354,8 +354,7 @@ impl Destination for PostgresDestination {
         }
         let committed = self.apply(&session, plan, table, fence).await?;
         if plan.state_with_data {
-            let there = changes::find(&session, &table.target.name).await?;
-            let identity = there.map(|there| there.oid.to_string());
+            let identity = changes::identity(&session, &table.target.name).await?;
             let record = TableRecord {
                 // Records of deletions have taken numbers of the arrival order.
                 rows_total: if derived::remembers_keys(table) { committed.deleted } else { 0 },

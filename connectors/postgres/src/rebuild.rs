@@ -191,13 +191,12 @@ pub(crate) async fn discard(session: &Session, sync: &str, table: &TablePlan) ->
 pub(crate) async fn drop_leftovers(session: &Session, sync: &str, state: &State) -> Result<()> {
     let prefix = prefix(sync);
     let statement = "
-        SELECT n.nspname::text, c.relname::text, d.description
-        FROM pg_catalog.pg_description d
-        JOIN pg_catalog.pg_class c ON c.oid = d.objoid
+        SELECT n.nspname::text, c.relname::text, pg_catalog.obj_description(c.oid, 'pg_class')
+        FROM pg_catalog.pg_class c
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objsubid = 0
-          AND pg_catalog.starts_with(d.description, $1)
-          AND c.relkind = 'r' AND pg_catalog.starts_with(c.relname::text, '_highwater_')
+        -- The names that begin with `_highwater_`, by the index.
+        WHERE c.relname >= '_highwater_' AND c.relname < '_highwater`' AND c.relkind = 'r'
+          AND pg_catalog.starts_with(pg_catalog.obj_description(c.oid, 'pg_class'), $1)
           AND pg_catalog.pg_has_role(c.relowner, 'USAGE')
         ORDER BY 1, 2";
     for row in catalog::rows(session, statement, &[(&prefix, Type::TEXT)]).await? {

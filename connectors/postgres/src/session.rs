@@ -1,7 +1,7 @@
 //! Connections: opening one, the session settings that make values and texts stable, and what
 //! the errors of the server mean.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use highwater_core::{Error, ErrorKind, Result};
 use tokio::task::JoinHandle;
@@ -50,6 +50,8 @@ pub(crate) struct Session {
     usual_name: String,
     /// Where it waits for its next use, if it is used again.
     home: Option<Arc<Idle>>,
+    /// The schema that tables are created in, once it was asked for and there was one.
+    schema: OnceLock<String>,
 }
 
 impl Drop for Session {
@@ -104,6 +106,7 @@ impl Session {
             name: name.map(str::to_owned),
             usual_name: target.config.get_application_name().unwrap_or_default().to_owned(),
             home: None,
+            schema: OnceLock::new(),
         };
         session.apply(&settings(&server, extra)).await?;
         Ok(session)
@@ -207,6 +210,23 @@ impl Session {
         let row = self.client.query_one(statement, &[]).await;
         let row = row.map_err(|e| self.error("identify the database", e))?;
         row.try_get(0).map_err(|e| self.error("identify the database", e))
+    }
+
+    /// The first schema of the search path that exists: tables without a namespace are created in
+    /// it, and looked for in it.
+    ///
+    /// # Errors
+    /// As [`Self::error`].
+    pub(crate) async fn schema(&self) -> Result<Option<&str>> {
+        if let Some(schema) = self.schema.get() {
+            return Ok(Some(schema));
+        }
+        let statement = "SELECT pg_catalog.current_schema()::text";
+        let rows = self.client.query_typed(statement, &[]).await;
+        let rows = rows.map_err(|e| self.error("find the schema", e))?;
+        let found = rows.first().map(|row| row.try_get::<_, Option<String>>(0)).transpose();
+        let found = found.map_err(|e| self.error("find the schema", e))?.flatten();
+        Ok(found.map(|found| self.schema.get_or_init(|| found).as_str()))
     }
 
     /// Runs statements that return nothing of interest.

@@ -17,7 +17,7 @@ use highwater_sql::state::{StateSql, fenced, key_columns, key_from_columns};
 use highwater_sql::state::{table_columns, table_from_columns};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::catalog::get;
 use crate::changes;
@@ -60,9 +60,7 @@ impl Transaction {
     }
 
     async fn now(&self) -> Result<Instant> {
-        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-        let rows = self.rows(sql, &[]).await?;
-        rows.first().map_or(Ok(Instant::now()), |row| Ok(Instant(get(row, 0)?)))
+        now(&self.session).await
     }
 
     async fn commit(self) -> Result<()> {
@@ -83,6 +81,23 @@ impl PostgresStore {
         Ok(Transaction { session })
     }
 
+    /// The columns of `tables`, as they are: an older version made fewer. `None` when there is no
+    /// state in this database.
+    async fn columns(session: &Session) -> Result<Option<Vec<String>>> {
+        let of = |table| literal(&PostgresDialect.internal(table));
+        let statement = format!(
+            "SELECT pg_catalog.to_regclass({}) IS NOT NULL, \
+             ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute \
+                   WHERE attrelid = pg_catalog.to_regclass({}) AND attnum > 0 AND NOT attisdropped)",
+            of("lease"),
+            of("tables"),
+        );
+        let rows = session.query_typed(&statement, &[]).await;
+        let rows = rows.map_err(|e| session.error("read the state", e))?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        if get(row, 0)? { get(row, 1).map(Some) } else { Ok(None) }
+    }
+
     /// A transaction, or `None` when there is no state in this database.
     async fn begin_if_exists(&self) -> Result<Option<Transaction>> {
         let transaction = self.begin().await?;
@@ -98,11 +113,9 @@ impl PostgresStore {
     }
 
     /// Makes the state tables, or gives those of an older version what they lack.
-    async fn create(&self) -> Result<()> {
-        if let Some(transaction) = self.begin_if_exists().await? {
-            let present = columns_of_tables(&transaction.session).await?;
+    async fn create(&self, session: &Session) -> Result<()> {
+        if let Some(present) = Self::columns(session).await? {
             let is_complete = SQL.upgrade().iter().all(|(column, _)| has(&present, column));
-            transaction.commit().await?;
             return if is_complete { Ok(()) } else { self.upgrade().await };
         }
         let transaction = self.begin_creation().await?;
@@ -122,7 +135,7 @@ impl PostgresStore {
 
     async fn upgrade(&self) -> Result<()> {
         let transaction = self.begin_creation().await?;
-        let present = columns_of_tables(&transaction.session).await?;
+        let present = Self::columns(&transaction.session).await?.unwrap_or_default();
         let missing = SQL.upgrade().into_iter().filter(|(column, _)| !has(&present, column));
         let statements = missing.map(|(_, statement)| statement).collect::<Vec<_>>().join("; ");
         let upgraded = transaction.session.run("upgrade the state tables", &statements).await;
@@ -138,16 +151,14 @@ impl PostgresStore {
     ///
     /// # Errors
     /// `Fenced` when the server is at work for an older run.
-    async fn check_idle(&self, sync: &str, held: &Lease) -> Result<()> {
-        let transaction = self.begin().await?;
+    async fn check_idle(session: &Session, sync: &str, held: &Lease) -> Result<()> {
         let pattern = format!("{}%", writer_name_prefix(sync));
         let sql = "SELECT 1 FROM pg_stat_activity \
                    WHERE application_name LIKE $1 AND pid <> pg_backend_pid() \
                    AND datname = current_database() AND usename = current_user \
                    AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client' LIMIT 1";
-        let rows = transaction.rows(sql, &[&pattern]).await?;
-        transaction.commit().await?;
-        if rows.is_empty() {
+        let rows = session.query_typed(sql, &[(&pattern, Type::TEXT)]).await;
+        if rows.map_err(|e| session.error("look for the other run", e))?.is_empty() {
             return Ok(());
         }
         Err(Error::fenced("Another run of this sync is in the middle of a commit")
@@ -159,35 +170,32 @@ impl PostgresStore {
 
     /// Ends the sessions of older runs: the lease may be taken, so they may not commit any more.
     /// Where this role may not, their locks time out.
-    async fn end_older_sessions(&self, sync: &str) -> Result<()> {
-        let transaction = self.begin().await?;
+    async fn end_older_sessions(session: &Session, sync: &str) -> Result<()> {
         let pattern = format!("{}%", writer_name_prefix(sync));
         let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                    WHERE application_name LIKE $1 AND pid <> pg_backend_pid() \
                    AND datname = current_database() AND usename = current_user";
-        transaction.rows(sql, &[&pattern]).await?;
-        transaction.commit().await
+        let ended = session.query_typed(sql, &[(&pattern, Type::TEXT)]).await;
+        ended.map(drop).map_err(|e| session.error("end older sessions", e))
     }
 }
 
 #[async_trait]
 impl StateStore for PostgresStore {
     async fn open(&self, sync: &str, request: &LeaseRequest) -> Result<State> {
-        self.create().await?;
+        let session = self.connector.session().await?;
+        self.create(&session).await?;
         // First without a lock: a commit of the run that holds the lease may go on for long.
-        let looked = self.look(sync).await?;
-        if let Some(held) = &looked.lease {
-            let transaction = self.begin().await?;
-            let now = transaction.now().await?;
-            transaction.commit().await?;
-            request.may_take(sync, Some(held), now)?;
+        if let Some(held) = lease_of(&session, sync).await? {
+            request.may_take(sync, Some(&held), now(&session).await?)?;
             let is_over = held.released || held.owner.is_alive() == Some(false);
             if !is_over && !request.take_over {
-                self.check_idle(sync, held).await?;
+                Self::check_idle(&session, sync, &held).await?;
             }
-            self.end_older_sessions(sync).await?;
+            Self::end_older_sessions(&session, sync).await?;
         }
-        let transaction = self.begin().await?;
+        session.run("begin", "BEGIN").await?;
+        let transaction = Transaction { session };
         let now = transaction.now().await?;
         let rows = transaction.rows(&SQL.look_at_lease(true), &[&sync]).await?;
         let held = rows.first().map(lease).transpose()?;
@@ -369,35 +377,36 @@ pub(crate) async fn finished_epoch(
 /// As the server's.
 pub(crate) async fn state(session: &Session, sync: &str) -> Result<State> {
     let failed = |error| session.error("read the state", error);
-    let mut state = State::default();
-    for row in session.query(&SQL.look_at_lease(false), &[&sync]).await.map_err(failed)? {
-        state.lease = Some(lease(&row)?);
-    }
-    for row in session.query(&SQL.cursors(), &[&sync]).await.map_err(failed)? {
+    let mut state = State { lease: lease_of(session, sync).await?, ..State::default() };
+    let named: [(&(dyn ToSql + Sync), Type); 1] = [(&sync, Type::TEXT)];
+    for row in session.query_typed(&SQL.cursors(), &named).await.map_err(failed)? {
         let (namespace, name, partition, position): (String, String, String, String) =
             (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?, get(&row, 3)?);
         let key = key_from_columns(&namespace, &name, &partition);
         state.cursors.insert(key, Cursor(parse(&position)?));
     }
-    let present = columns_of_tables(session).await?;
+    let present = PostgresStore::columns(session).await?.unwrap_or_default();
     let statement = SQL.tables(|column| has(&present, column));
-    for row in session.query(&statement, &[&sync]).await.map_err(failed)? {
+    for row in session.query_typed(&statement, &named).await.map_err(failed)? {
         let (table, record) = record(&row)?;
         state.tables.insert(table, record);
     }
     Ok(state)
 }
 
-/// The columns of `tables`, as they are: an older version made fewer.
-async fn columns_of_tables(session: &Session) -> Result<Vec<String>> {
-    let table = literal(&PostgresDialect.internal("tables"));
-    let statement = format!(
-        "SELECT attname::text FROM pg_catalog.pg_attribute \
-         WHERE attrelid = pg_catalog.to_regclass({table}) AND attnum > 0 AND NOT attisdropped"
-    );
-    let rows = session.query(&statement, &[]).await;
+/// Who holds the lease, looked at without a lock.
+async fn lease_of(session: &Session, sync: &str) -> Result<Option<Lease>> {
+    let rows = session.query_typed(&SQL.look_at_lease(false), &[(&sync, Type::TEXT)]).await;
     let rows = rows.map_err(|e| session.error("read the state", e))?;
-    rows.iter().map(|row| get(row, 0)).collect()
+    rows.first().map(lease).transpose()
+}
+
+/// The time by the clock of the server, which all runs share.
+async fn now(session: &Session) -> Result<Instant> {
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let rows = session.query_typed(sql, &[]).await;
+    let rows = rows.map_err(|e| session.error("read the clock", e))?;
+    rows.first().map_or(Ok(Instant::now()), |row| Ok(Instant(get(row, 0)?)))
 }
 
 fn has(columns: &[String], column: &str) -> bool {

@@ -180,10 +180,9 @@ impl PostgresWriter {
         let session = &open.session;
         for written in tables {
             let table = self.plan.tables.get(written.name()).unwrap_or(written);
-            let there = changes::find(session, &table.target.name).await?;
+            let identity = changes::identity(session, &table.target.name).await?;
             let rows = open.loads.get(table.name()).map_or(0, |loaded| loaded.rows)
                 + open.settled_rows.get(table.name()).copied().unwrap_or(0);
-            let identity = there.map(|there| there.oid.to_string());
             let record = TableRecord {
                 rows_total: self.counted(session, written, rows).await?,
                 ..TableRecord::begun(table, identity)
