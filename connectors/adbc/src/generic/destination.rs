@@ -16,11 +16,11 @@ use highwater_core::{
     StateStore, Table, TableName, TablePlan, WriteMode, Writer,
 };
 
-use super::{catalog, types};
 use super::config::Spec;
 use super::ingest::{Ingest, Target};
 use super::source::{adapted, blocking, select};
 use super::system::Remote;
+use super::{catalog, types};
 
 const MODES_NOTE: &str = "the standard of ADBC adds rows and makes tables; it has nothing that \
                           replaces or removes rows in every system";

@@ -15,6 +15,7 @@ use arrow_array::{RecordBatch, RecordBatchReader};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use highwater_core::{CrashPoint, Error, Result, TableName, crash, text};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::catalog;
 use super::config::option_value;
@@ -42,31 +43,26 @@ enum Order {
 /// The writer's end.
 pub(super) struct Ingest {
     orders: mpsc::Sender<Order>,
-    failure: Arc<Mutex<Option<Error>>>,
+    /// `None` when its end has been told.
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Ingest {
     /// Starts the thread. It connects when the first order comes.
     pub(super) fn start(remote: Arc<Remote>, targets: Vec<Target>) -> Self {
         let (orders, inbox) = mpsc::channel(WAITING);
-        let failure = Arc::<Mutex<Option<Error>>>::default();
-        let told = Arc::clone(&failure);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = Thread::run(&remote, targets, inbox) {
-                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            }
-        });
-        Self { orders, failure }
+        let thread = tokio::task::spawn_blocking(move || Thread::run(&remote, targets, inbox));
+        Self { orders, thread: Some(thread) }
     }
 
     /// Rows for the table at a place in the list of targets.
     ///
     /// # Errors
     /// What became of earlier rows.
-    pub(super) async fn rows(&self, target: usize, rows: RecordBatch) -> Result<()> {
+    pub(super) async fn rows(&mut self, target: usize, rows: RecordBatch) -> Result<()> {
         match self.orders.send(Order::Rows(target, rows)).await {
             Ok(()) => Ok(()),
-            Err(_) => Err(self.failure()),
+            Err(_) => Err(self.failure().await),
         }
     }
 
@@ -74,20 +70,27 @@ impl Ingest {
     ///
     /// # Errors
     /// What the driver says; nothing is committed then where there are transactions.
-    pub(super) async fn commit(&self) -> Result<()> {
+    pub(super) async fn commit(&mut self) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         if self.orders.send(Order::Commit(reply)).await.is_err() {
-            return Err(self.failure());
+            return Err(self.failure().await);
         }
         match answer.await {
             Ok(done) => done,
-            Err(_) => Err(self.failure()),
+            Err(_) => Err(self.failure().await),
         }
     }
 
-    fn failure(&self) -> Error {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.take().unwrap_or_else(|| Error::internal("The loading thread ended early"))
+    /// Why the thread has ended.
+    async fn failure(&mut self) -> Error {
+        let told = || Error::internal("The load has failed before");
+        match self.thread.take() {
+            None => told(),
+            Some(thread) => match thread.await {
+                Ok(done) => done.err().unwrap_or_else(told),
+                Err(error) => Error::internal("A loading thread ended early").caused_by(error),
+            },
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int8Type;
-use arrow_array::{Array, ArrayRef, BooleanArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, StringArray};
 use arrow_buffer::BooleanBuffer;
 use arrow_schema::{DataType, Field};
 use highwater_core::types::{EXTENSION, JSON, NUMERIC, UUID, type_name, with_metadata};
@@ -112,6 +112,10 @@ pub(super) fn adapt(sent: &Field, values: &ArrayRef, wanted: &Field) -> Result<A
         // Dictionaries are expanded; zones are names for the same instants.
         (_, to) => arrow_cast::cast(values, to)?,
     };
+    let values = match LogicalType::of(&ours)? {
+        LogicalType::Numeric => with_our_words(values),
+        _ => values,
+    };
     if ours.data_type() == wanted.data_type() {
         return Ok(values);
     }
@@ -125,6 +129,24 @@ pub(super) fn adapt(sent: &Field, values: &ArrayRef, wanted: &Field) -> Result<A
         .context("described", type_name(wanted))
         .context("sent", type_name(&ours))
         .hint("run the same command again: the tables are looked at first"))
+}
+
+/// Numbers as text, with our words for those that have no digits.
+fn with_our_words(values: ArrayRef) -> ArrayRef {
+    let Some(texts) = values.as_string_opt::<i32>() else { return values };
+    let is_word = |text: &str| text.bytes().last().is_some_and(|b| b.is_ascii_alphabetic());
+    if !texts.iter().flatten().any(is_word) {
+        return values;
+    }
+    let ours = texts.iter().map(|text| {
+        text.map(|text| match text.to_ascii_lowercase().as_str() {
+            "nan" => "NaN".to_owned(),
+            "inf" | "infinity" => "Infinity".to_owned(),
+            "-inf" | "-infinity" => "-Infinity".to_owned(),
+            _ => text.to_owned(),
+        })
+    });
+    Arc::new(ours.collect::<StringArray>())
 }
 
 /// The field that a driver is given for a column, whose values are converted by
@@ -160,7 +182,7 @@ pub(super) fn given(field: &Field, as_text: &[TextKind]) -> Result<Field> {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::{DictionaryArray, Int8Array, Int64Array, StringArray};
+    use arrow_array::{DictionaryArray, Int8Array, Int64Array};
 
     use super::*;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow_schema::DataType;
 use highwater_core::types::DECLARED;
 use highwater_core::{
-    Completion, ErrorKind, LogicalType, Message, NullCursor, Output, Source, State, TablePlan,
+    Completion, ErrorKind, LogicalType, Message, NullCursor, Output, State, TablePlan,
 };
 
 use crate::reading::{plan_of, planned, read, sync, table, texts};
@@ -215,11 +215,11 @@ async fn a_table_that_has_changed_since_it_was_planned_is_told() {
 async fn a_second_sync_sends_what_is_new_at_the_boundary_too() {
     let Some(file) = File::new() else { return };
     file.run(
-        "CREATE TABLE t (id INTEGER, at TIMESTAMP);
+        "CREATE TABLE t (id INTEGER, moment TIMESTAMP);
          INSERT INTO t VALUES (1, '2026-01-01 10:00:00'), (2, '2026-01-01 10:00:00'), (3, NULL)",
     );
     let source = file.source().await;
-    let plan = planned(table(source.as_ref(), "t").await, Some("at"));
+    let plan = planned(table(source.as_ref(), "t").await, Some("moment"));
     let mut state = State::default();
     assert_eq!(sync(source.as_ref(), &plan, &mut state).await.len(), 3);
     assert_eq!(sync(source.as_ref(), &plan, &mut state).await, [""; 0]);
@@ -238,7 +238,7 @@ async fn a_second_sync_sends_what_is_new_at_the_boundary_too() {
     assert_eq!(sync(source.as_ref(), &plan, &mut state).await, [""; 0]);
     let plan = TablePlan { null_cursor: NullCursor::Exclude, ..plan };
     let notes = source.review(&plan).await.unwrap();
-    assert_eq!(notes, ["2 rows without `at` are left out"]);
+    assert_eq!(notes, ["2 rows without `moment` are left out"]);
 }
 
 #[tokio::test]
@@ -376,4 +376,21 @@ async fn the_place_is_the_file_whatever_leads_to_it() {
     let place = file.source().await.place().await.unwrap();
     assert!(place.is_some());
     assert_eq!(place, file.destination().await.place().await.unwrap());
+}
+
+#[tokio::test]
+async fn another_reader_may_have_the_file_open() {
+    let Some(file) = File::new() else { return };
+    file.run("CREATE TABLE t AS SELECT range AS id FROM range(5)");
+    let (one, other) = (file.source().await, file.source().await);
+    let plan = planned(table(one.as_ref(), "t").await, None);
+    let state = State::default();
+    let (a, b) =
+        tokio::join!(read(one.as_ref(), &plan, &state), read(other.as_ref(), &plan, &state));
+    assert_eq!(texts(&a.unwrap().0).len() + texts(&b.unwrap().0).len(), 10);
+    // A file that nobody may write is read as well.
+    let mut rights = std::fs::metadata(&file.path).unwrap().permissions();
+    rights.set_readonly(true);
+    std::fs::set_permissions(&file.path, rights).unwrap();
+    assert_eq!(texts(&read(one.as_ref(), &plan, &state).await.unwrap().0).len(), 5);
 }

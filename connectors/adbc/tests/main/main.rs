@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod destination;
+mod drivers;
 mod duckdb_source;
 mod reading;
 mod suites;
