@@ -201,6 +201,10 @@ pub struct RunArgs {
     /// Create and alter no table
     #[arg(long)]
     pub no_migrate: bool,
+    /// Delete rows that the source has no more also where they are more than 30 % of a table, or
+    /// all of it
+    #[arg(long)]
+    pub allow_mass_delete: bool,
     /// Take the lease from another run of the same sync, which then can commit nothing more
     #[arg(long)]
     pub take_over: bool,

@@ -99,6 +99,7 @@ fn target(
         },
         may_migrate: settings.may_migrate,
         may_recreate: spec.migrate_mode == MigrateMode::Forced,
+        allow_mass_delete: settings.allow_mass_delete,
         transformers: transformers.collect::<Result<_>>()?,
         ..Target::new(&spec.name, made)
     })
@@ -241,7 +242,8 @@ pub(crate) fn table_options(settings: &TableSettings) -> TableOptions {
         mappings: settings.mappings.iter().map(|entry| entry.0.clone()).collect(),
         deletes: settings.deletes.map(Into::into),
         deletion_column: settings.deletion_column.clone(),
-        sweep_seconds: settings.sweep.map(|p| p.0),
+        sweep_seconds: settings.sweep.and_then(|sweep| sweep.0),
+        allow_mass_delete: settings.allow_mass_delete,
         ..TableOptions::default()
     }
 }

@@ -30,6 +30,8 @@ pub struct Settings {
     pub now: Instant,
     /// Whether tables may be created and altered.
     pub may_migrate: bool,
+    /// Whether many rows may be deleted at once.
+    pub allow_mass_delete: bool,
     /// The part of the sources that is read.
     pub shard: Option<Shard>,
     /// Whether plugins are only asked for their tables, and reach no system for that.
@@ -50,6 +52,7 @@ impl Settings {
             invocation_id: global.invocation_id.unwrap_or_else(Uuid::new_v4),
             now: Instant::now(),
             may_migrate: true,
+            allow_mass_delete: false,
             shard: None,
             no_connection: false,
             all_tables: false,
@@ -59,7 +62,13 @@ impl Settings {
 
     /// What the flags of a run say.
     pub fn of_run(global: &Global, run: &RunArgs) -> Self {
-        Self { may_migrate: !run.no_migrate, shard: run.shard, copies: true, ..Self::new(global) }
+        Self {
+            may_migrate: !run.no_migrate,
+            allow_mass_delete: run.allow_mass_delete,
+            shard: run.shard,
+            copies: true,
+            ..Self::new(global)
+        }
     }
 
     /// The name under which a source's state and rows are kept: a part has its own.

@@ -11,6 +11,7 @@ mod conformance;
 mod connector;
 mod crash;
 mod data;
+mod deletes;
 mod mappings;
 mod not_here;
 mod plugin_configuration;

@@ -60,6 +60,7 @@ impl Example {
             },
             run: RunArgs {
                 no_migrate: false,
+                allow_mass_delete: false,
                 take_over: false,
                 tasks: None,
                 summary_location: None,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::mappings::MappingEntry;
 use super::moment;
-use super::tables::{Deletes, DestinationSyncMode, FieldPath};
+use super::tables::{Deletes, DestinationSyncMode, FieldPath, Sweep};
 
 /// The `spec` of a document of `kind: source`: what is read, and where it goes.
 #[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
@@ -19,7 +19,7 @@ use super::tables::{Deletes, DestinationSyncMode, FieldPath};
 pub struct SourceSpec {
     /// The name of the sync. State is kept under it: another name starts from the beginning.
     pub name: String,
-    /// A built-in connector: `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
+    /// A built-in connector: `adbc`, `duckdb`, `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
     /// (`cloudquery/postgresql`). Or a plugin: `team/name`, a program, an address or an image; or
     /// a connector of Airbyte: a program, a Python package, a manifest or an image. `registry`
     /// says which.
@@ -229,19 +229,31 @@ pub struct TableSettings {
     pub history_retention: Option<Period>,
     /// What becomes of rows that the source has deleted. `hard` (the default): a record that says
     /// so removes its row, in the write modes with a primary key. `soft`: such a record is a row
-    /// like others. `reconcile`: as `hard`, and every `sweep` removes the rows that it did not
-    /// bring.
+    /// like others. `reconcile`: as `hard`, and rows that the source has no more are removed in
+    /// every sync: keys are compared after the read, by counts and hashes inside both databases,
+    /// and only those that differ are fetched. Between PostgreSQL and SQLite, for keys of
+    /// numbers, texts, UUIDs, booleans, dates, timestamps, decimals and bytes; elsewhere every sync
+    /// reads the whole table, and a note says why. With a `sweep`, every sweep removes the rows
+    /// that it did not bring, and keys are not compared.
     #[serde(default)]
     pub deletes: Option<Deletes>,
     /// The column that is not NULL in a record which says that its row was deleted;
     /// `_ab_cdc_deleted_at` by default.
     #[serde(default)]
     pub deletion_column: Option<String>,
-    /// After how long a table that is read incrementally is read as a whole again (`7d`), so that
-    /// what an incremental read cannot see is found; the table has to have a primary key. Never by
-    /// default, and in every sync with `deletes: reconcile`.
+    /// After how long a table that is read incrementally is read as a whole again (`7d`; `true`:
+    /// in every sync), so that
+    /// what an incremental read cannot see is found: rows that changed without their cursor, and
+    /// with `deletes: reconcile` rows that are gone. The table has to have a primary key. Never by
+    /// default.
     #[serde(default)]
-    pub sweep: Option<Period>,
+    pub sweep: Option<Sweep>,
+    /// Whether a sync may delete many rows at once, as `--allow-mass-delete` does for one run.
+    /// Without it `overwrite-delete-stale`, a sweep and a comparison of keys refuse to delete all
+    /// rows of the sync in a table, or more than 30 % of them; the share counts from 10 rows on.
+    /// The rows that were read are committed then, none is deleted, and the table is a failed one.
+    #[serde(default)]
+    pub allow_mass_delete: bool,
 }
 
 /// Where cursors are kept.

@@ -8,6 +8,7 @@ use highwater_core::{Error, ReadMode, WriteMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 
+use super::moment;
 use super::spec::TableSettings;
 
 /// A column, or a field inside of others.
@@ -128,6 +129,50 @@ impl From<Deletes> for highwater_engine::Deletes {
             Deletes::Soft => Self::Soft,
             Deletes::Reconcile => Self::Reconcile,
         }
+    }
+}
+
+/// After how many seconds a table is read as a whole again; `None`: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep(pub Option<u64>);
+
+struct SweepVisitor;
+
+impl de::Visitor<'_> for SweepVisitor {
+    type Value = Sweep;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`true` or a duration such as `36h`, `90d` or `2w`")
+    }
+
+    fn visit_bool<E: de::Error>(self, every_time: bool) -> Result<Sweep, E> {
+        Ok(Sweep(every_time.then_some(0)))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Sweep, E> {
+        let seconds = moment::seconds(text).filter(|_| text.parse::<u64>().is_err());
+        let wrong = || E::invalid_value(de::Unexpected::Str(text), &self);
+        seconds.map(|seconds| Sweep(Some(seconds))).ok_or_else(wrong)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sweep {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SweepVisitor)
+    }
+}
+
+impl JsonSchema for Sweep {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Sweep".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["boolean", "string"] })
     }
 }
 
@@ -283,6 +328,19 @@ mod tests {
             assert!(settled(wrong, false).is_err());
         }
         assert!(settled(json!({ "cursor": "a..b" }), true).is_err());
+    }
+
+    #[test]
+    fn a_sweep_is_a_duration_or_every_time() {
+        let sweep = |value| settled(json!({ "sweep": value }), false).map(|table| table.sweep);
+        assert_eq!(sweep(json!("7d")).unwrap(), Some(Sweep(Some(7 * 86_400))));
+        assert_eq!(sweep(json!(true)).unwrap(), Some(Sweep(Some(0))));
+        assert_eq!(sweep(json!(false)).unwrap(), Some(Sweep(None)));
+        for wrong in [json!("seven"), json!("7")] {
+            let table =
+                serde_json::from_value::<TableSettings>(json!({ "name": "t", "sweep": wrong }));
+            assert!(table.is_err());
+        }
     }
 
     #[test]
