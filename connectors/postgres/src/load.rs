@@ -23,7 +23,9 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Begins a COPY of `columns` into the table `into` (an identifier, quoted).
+    /// Begins a COPY of `columns` into the table `into` (an identifier, quoted). `is_new` says that
+    /// the transaction has made the table: its rows are frozen at once, and nobody has to come back
+    /// to mark them as committed.
     ///
     /// # Errors
     /// As the server's.
@@ -31,12 +33,14 @@ impl Load {
         session: &Session,
         into: &str,
         columns: impl Iterator<Item = &'a str>,
+        is_new: bool,
     ) -> Result<Self> {
         let columns: Vec<String> = columns.map(quote).collect();
         // A table without columns takes no list of them.
         let columns =
             if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
-        let statement = format!("COPY {into}{columns} FROM STDIN (FORMAT binary)");
+        let frozen = if is_new { ", FREEZE" } else { "" };
+        let statement = format!("COPY {into}{columns} FROM STDIN (FORMAT binary{frozen})");
         let sink = session
             .copy_in(statement.as_str())
             .await

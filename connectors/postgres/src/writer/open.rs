@@ -148,7 +148,7 @@ impl Open {
         });
         loaded.rows += rows;
         loaded.deletes |= batch.op == Op::Delete;
-        let into = loaded.into.clone();
+        let (into, way) = (loaded.into.clone(), loaded.way);
         let forwarded = forwarded(batch, table)?;
         // Rows that are forwarded into a staging table get their places there from its defaults.
         let is_numbered = staged.is_some() && forwarded.is_none();
@@ -161,7 +161,8 @@ impl Open {
             let staging = [derived::ORDINAL, derived::OPERATION];
             let extra = if is_numbered { &staging[..] } else { &[] };
             let columns = table.target.column_names().chain(extra.iter().copied());
-            let load = Load::begin(&self.session, &into, columns).await?;
+            let is_new = way == Way::New;
+            let load = Load::begin(&self.session, &into, columns, is_new).await?;
             self.load = Some((name.clone(), is_numbered, load));
         }
         match (&mut self.load, forwarded) {
@@ -189,7 +190,7 @@ impl Open {
         self.session.run("make a staging table", &create).await?;
         let extra = [derived::ORDINAL, derived::OPERATION];
         let names = table.target.column_names().chain(extra);
-        let mut load = Load::begin(&self.session, staging, names).await?;
+        let mut load = Load::begin(&self.session, staging, names, false).await?;
         let staged = Staged { first_ordinal: 0, operation: "d" };
         load.write(&self.session, &batch.rows, Some(staged)).await?;
         load.finish(&self.session).await?;
