@@ -2,16 +2,17 @@
 //!
 //! There are three ways. Rows that are only added go straight into their table, inside the
 //! transaction ([`Way::Straight`]). Rows with a key wait in a temporary table of the session and are
-//! merged at the commit ([`Way::Staged`]). And where the table is new and empty, rows with a key go
-//! straight into it too, and at the commit the older ones of equal keys go ([`Way::First`]).
+//! merged at the commit ([`Way::Staged`]). And in a table that this run has made, rows with a key
+//! are put in straight too, and at the commit the older ones of equal keys go ([`Way::First`]).
+
+use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{Field, SchemaRef};
 use highwater_core::{Committed, Op, Result, SchemaChange, TablePlan, WriteMode};
-use highwater_sql::{Dialect, ddl, derived};
-use std::sync::Arc;
+use highwater_sql::{Dialect, ddl, derived, merge};
 
-use super::catalog::Relation;
+use super::catalog::{Relation, number};
 use super::dialect::DuckDbDialect;
 use super::types::Stored;
 use super::values;
@@ -22,7 +23,7 @@ use crate::session::{Session, Target};
 pub(crate) enum Way {
     /// They are added as they are.
     Straight,
-    /// They are the first ones of a table with a key.
+    /// They are those of the first load of a table with a key.
     First,
     /// They are merged by their key.
     Staged,
@@ -61,6 +62,8 @@ pub(crate) struct Load {
     /// Whether the target was prepared in the open transaction; and then whether it has exactly
     /// the planned columns, so that rows are loaded without naming them.
     pub(crate) prepared: Option<bool>,
+    /// The number of the last row that was in the table before those of the open transaction.
+    pub(crate) last_row: i64,
     pub(crate) upserts: u64,
     pub(crate) deletes: u64,
     /// What is merged already: in the open transaction, not to be merged again.
@@ -83,6 +86,7 @@ impl Load {
             staged: values::schema(staging.fields().iter().map(AsRef::as_ref))?,
             staging: None,
             prepared: None,
+            last_row: -1,
             upserts: 0,
             deletes: 0,
             settled: Committed::default(),
@@ -90,11 +94,8 @@ impl Load {
         })
     }
 
-    /// Forgets what was committed. What comes next finds rows in the table.
+    /// Forgets what was committed.
     pub(crate) fn committed(&mut self) {
-        if self.way == Way::First {
-            self.way = Way::Staged;
-        }
         (self.upserts, self.deletes, self.settled_rows) = (0, 0, 0);
         (self.settled, self.prepared) = (Committed::default(), None);
     }
@@ -200,35 +201,41 @@ impl Load {
         session.run(&format!("DROP TABLE temp.{PASSING}"))
     }
 
-    /// Leaves the newest row of each key in a table that this load has filled; returns how many
-    /// went.
+    /// Leaves the newest row of each key in a table that has got new rows behind `last_row`; returns
+    /// how many of these are left.
     ///
     /// # Errors
     /// What DuckDB says.
-    pub(crate) fn fold_first(session: &mut Session, table: &TablePlan) -> Result<u64> {
+    pub(crate) fn fold_first(
+        session: &mut Session,
+        table: &TablePlan,
+        last_row: i64,
+    ) -> Result<u64> {
         let target = &table.target;
-        let (name, key) =
-            (DuckDbDialect.table(&target.name), ddl::quoted(&DuckDbDialect, &target.primary_key));
-        if super::schema::is_unique(session, target)? {
-            return Ok(0);
+        let name = DuckDbDialect.table(&target.name);
+        let key = ddl::quoted(&DuckDbDialect, &target.primary_key);
+        if last_row >= 0 || !super::schema::is_unique(session, target)? {
+            let ordered =
+                table.order_by.as_deref().filter(|_| derived::is_ordered(table.write_mode));
+            let order = match ordered.and_then(|column| target.field(column)) {
+                Some(field) => {
+                    let column = DuckDbDialect.quote(field.name());
+                    format!("{} DESC NULLS LAST, ", DuckDbDialect.ordered(&column, field))
+                }
+                None => String::new(),
+            };
+            let same = merge::same_key(&DuckDbDialect, table, "n", "t");
+            // Rows are numbered as they have come.
+            session.run(&format!(
+                "DELETE FROM {name} WHERE rowid IN (SELECT row FROM (SELECT t.rowid AS row, \
+                 row_number() OVER (PARTITION BY {key} ORDER BY {order}t.rowid DESC) AS place \
+                 FROM {name} AS t WHERE EXISTS (SELECT 1 FROM {name} AS n \
+                 WHERE n.rowid > {last_row} AND {same})) WHERE place > 1)"
+            ))?;
         }
-        let ordered = table.order_by.as_deref().filter(|_| derived::is_ordered(table.write_mode));
-        let order = match ordered.and_then(|column| target.field(column)) {
-            Some(field) => {
-                let column = DuckDbDialect.quote(field.name());
-                format!("{} DESC NULLS LAST, ", DuckDbDialect.ordered(&column, field))
-            }
-            None => String::new(),
-        };
-        // Rows are numbered as they have come.
-        session.change(
-            &format!(
-                "DELETE FROM {name} WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, \
-                 row_number() OVER (PARTITION BY {key} ORDER BY {order}rowid DESC) AS place \
-                 FROM {name}) WHERE place > 1)"
-            ),
-            &[],
-        )
+        let left =
+            session.fetch(&format!("SELECT count(*) FROM {name} WHERE rowid > {last_row}"), &[])?;
+        Ok(number(&left, 0, 0).unwrap_or(0).unsigned_abs())
     }
 }
 

@@ -98,14 +98,20 @@ fn statements(
 /// # Errors
 /// What DuckDB says.
 pub(crate) fn is_unique(session: &mut Session, table: &Table) -> Result<bool> {
-    let found = session.fetch(
-        &format!(
-            "SELECT count(*) FROM (SELECT 1 FROM {} GROUP BY {} HAVING count(*) > 1 LIMIT 1)",
-            DuckDbDialect.table(&table.name),
-            ddl::quoted(&DuckDbDialect, &table.primary_key),
+    let from = DuckDbDialect.table(&table.name);
+    let key = ddl::quoted(&DuckDbDialect, &table.primary_key);
+    let one = match table.primary_key.as_slice() {
+        [only] => table.field(only).is_some_and(|field| !field.is_nullable()),
+        _ => false,
+    };
+    // The first takes half the time, and does not count NULL.
+    let sql = match one {
+        true => format!("SELECT count(*) - count(DISTINCT {key}) FROM {from}"),
+        false => format!(
+            "SELECT count(*) FROM (SELECT 1 FROM {from} GROUP BY {key} HAVING count(*) > 1 LIMIT 1)"
         ),
-        &[],
-    )?;
+    };
+    let found = session.fetch(&sql, &[])?;
     Ok(number(&found, 0, 0) == Some(0))
 }
 

@@ -18,7 +18,7 @@ use highwater_sql::deletion::Removal;
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::fenced;
 use highwater_sql::sweep::Begun;
-use highwater_sql::{ddl, derived};
+use highwater_sql::{Dialect, ddl, derived};
 
 use super::database::{PATIENCE, WriteLock};
 use super::dialect::DuckDbDialect;
@@ -247,21 +247,39 @@ impl Worker {
             }
             let there = catalog::relation(session, &table.target.name)?;
             let as_planned = there.is_some_and(|there| is_as_planned(&there, &table));
-            let load = self.load(&name)?;
-            load.prepared = Some(as_planned);
-            if load.way == Way::First && !self.is_empty(&table)? {
-                self.load(&name)?.stage_pending()?;
-                self.stage(&table)?;
+            self.load(&name)?.prepared = Some(as_planned);
+            if self.load(&name)?.way == Way::First {
+                self.continue_first(&table, made)?;
             }
         }
         crash::at(CrashPoint::CommitSchema);
         Ok(())
     }
 
-    fn is_empty(&mut self, table: &TablePlan) -> Result<bool> {
-        use highwater_sql::Dialect;
-        let sql = format!("SELECT 1 FROM {} LIMIT 1", DuckDbDialect.table(&table.target.name));
-        Ok(self.session()?.fetch(&sql, &[])?.num_rows() == 0)
+    /// A first load goes on as it began while all rows are of this run, and no deletion is
+    /// remembered that has to be looked up for each row. Otherwise rows are merged.
+    fn continue_first(&mut self, table: &TablePlan, made: bool) -> Result<()> {
+        let ordered = derived::is_ordered(table.write_mode);
+        let mut last_row = self.last_row(&table.target.name)?;
+        let goes_on = last_row < 0 || (made && !ordered);
+        if goes_on && ordered {
+            // There may be deletions without a row.
+            last_row = self.last_row(&derived::tombstones(table, &DuckDbDialect).name)?;
+        }
+        let load = self.load(table.name())?;
+        load.last_row = last_row;
+        if goes_on && (last_row < 0 || !ordered) {
+            return Ok(());
+        }
+        load.stage_pending()?;
+        self.stage(table)
+    }
+
+    /// The number of the last row of a table, -1 where it is empty.
+    fn last_row(&mut self, table: &TableName) -> Result<i64> {
+        let sql = format!("SELECT coalesce(max(rowid), -1) FROM {}", DuckDbDialect.table(table));
+        let found = self.session()?.fetch(&sql, &[])?;
+        Ok(catalog::number(&found, 0, 0).unwrap_or(-1))
     }
 
     /// Gives DuckDB the rows that wait in memory, in the open transaction.
@@ -315,7 +333,7 @@ impl Worker {
         let table = planned(&self.written, name)?;
         let load = self.load(name)?;
         let (upserts, deletes) = (load.upserts, load.deletes);
-        let (way, staging) = (load.way, load.staging.clone());
+        let (way, staging, last_row) = (load.way, load.staging.clone(), load.last_row);
         let at = |error: Error| error.context("table", name);
         let mut committed = Committed { written: upserts, ..Committed::default() };
         match (way, staging) {
@@ -323,7 +341,8 @@ impl Worker {
                 committed = self.merge(&table, &staging, deletes > 0).map_err(at)?;
             }
             (Way::First, _) if upserts > 0 => {
-                committed.written -= Load::fold_first(self.session()?, &table).map_err(at)?;
+                let left = Load::fold_first(self.session()?, &table, last_row);
+                committed.written = left.map_err(at)?;
                 crash::at(CrashPoint::CommitRows);
             }
             _ => crash::at(CrashPoint::CommitRows),

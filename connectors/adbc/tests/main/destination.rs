@@ -87,7 +87,7 @@ async fn tables_of_others_with_indexes_and_other_columns_are_merged_into() {
 }
 
 #[tokio::test]
-async fn the_first_load_is_folded_and_later_ones_are_merged() {
+async fn all_commits_of_a_first_load_are_folded() {
     let Some(file) = File::new() else { return };
     let table = item_table("items");
     let job = Job::new(table.clone(), WriteMode::Overwrite);
@@ -102,9 +102,15 @@ async fn the_first_load_is_folded_and_later_ones_are_merged() {
     assert_eq!((done.written, done.unchanged), (3, 2));
     writer.write(write(&[item(1, "c", 1), item(3, "f", 1), item(4, "g", 1)])).await.unwrap();
     let done = writer.commit(&run.checkpoint(2)).await.unwrap()[&table.name];
-    assert_eq!((done.written, done.unchanged), (2, 1));
+    assert_eq!((done.written, done.unchanged), (3, 0));
     let stored = "SELECT id, value FROM items ORDER BY id";
     assert_eq!(file.rows(stored), ["1|c", "2|e", "3|f", "4|g"]);
+    let gone = items(&table, &[item(3, "", 9).deletion()]);
+    writer.write(run.batch(Op::Delete, &gone)).await.unwrap();
+    writer.write(write(&[item(4, "h", 1), item(5, "i", 1)])).await.unwrap();
+    let done = writer.commit(&run.checkpoint(3)).await.unwrap()[&table.name];
+    assert_eq!((done.written, done.deleted), (2, 1));
+    assert_eq!(file.rows(stored), ["1|c", "2|e", "4|h", "5|i"]);
 }
 
 #[tokio::test]
