@@ -79,18 +79,14 @@ const VALUES_EXPECTED: usize = 8192;
 const TEXT_BYTES_EXPECTED_MAX: usize = 1 << 20;
 
 /// Tuples that wait to be decoded.
+#[derive(Default)]
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
     fields: Vec<Span>,
-    columns: usize,
     rows: usize,
 }
 
 impl Chunk {
-    pub(crate) fn new(columns: usize) -> Self {
-        Self { bytes: Vec::new(), fields: Vec::new(), columns, rows: 0 }
-    }
-
     /// Takes a tuple without its first fields, which nobody sees.
     #[inline]
     pub(crate) fn push(&mut self, tuple: &Tuple<'_>, hidden: usize) {
@@ -115,10 +111,10 @@ impl Chunk {
         self.bytes.len()
     }
 
-    /// The fields of a column.
+    /// Whether a tuple is decoded where it is, and not copied into the chunk before.
     #[inline]
-    fn column(&self, column: usize) -> impl Iterator<Item = Option<&[u8]>> {
-        self.fields.chunks_exact(self.columns).map(move |row| row[column].of(&self.bytes))
+    pub(crate) fn is_too_small_for(tuple: &Tuple<'_>) -> bool {
+        tuple.bytes.len() >= CHUNK_BYTES
     }
 
     /// Adds every column to its decoder, and is empty then.
@@ -129,17 +125,29 @@ impl Chunk {
         &mut self,
         decoders: &mut [Decoder],
     ) -> std::result::Result<(), (usize, Unfit)> {
-        for (column, decoder) in decoders.iter_mut().enumerate() {
-            decoder.extend(self.column(column)).map_err(|unfit| (column, unfit))?;
-        }
+        decode(&self.bytes, &self.fields, decoders)?;
         self.rows = 0;
         self.fields.clear();
         self.bytes.clear();
-        if self.bytes.capacity() > 8 * CHUNK_BYTES {
-            self.bytes = Vec::new();
-        }
         Ok(())
     }
+}
+
+/// Adds the columns of some rows, whose fields lie in the bytes, to their decoders.
+///
+/// # Errors
+/// The column whose value cannot be carried, and why.
+pub(crate) fn decode(
+    bytes: &[u8],
+    fields: &[Span],
+    decoders: &mut [Decoder],
+) -> std::result::Result<(), (usize, Unfit)> {
+    let columns = decoders.len();
+    for (column, decoder) in decoders.iter_mut().enumerate() {
+        let of_column = fields.chunks_exact(columns).map(|row| row[column].of(bytes));
+        decoder.extend(of_column).map_err(|unfit| (column, unfit))?;
+    }
+    Ok(())
 }
 
 /// Builds the array of one column.

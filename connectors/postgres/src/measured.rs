@@ -35,7 +35,7 @@ pub fn decode(copy: &[u8], columns: &[&str]) -> Result<usize> {
     let unfit = |unfit| Error::data(format!("{unfit:?}"));
     let wires = columns.iter().map(|name| wire(name)).collect::<Result<Vec<_>>>()?;
     let mut decoders: Vec<Decoder> = wires.iter().map(Decoder::new).collect();
-    let (mut chunk, mut rows, mut taken) = (Chunk::new(wires.len()), 0, 0);
+    let (mut chunk, mut rows, mut taken) = (Chunk::default(), 0, 0);
     let mut tuples = TupleReader::new(wires.len());
     // As they come from a socket.
     for piece in copy.chunks(64 << 10) {

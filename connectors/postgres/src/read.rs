@@ -13,7 +13,7 @@ use highwater_core::{
 use highwater_sql::boundary::InclusiveCursor;
 
 use crate::catalog::{Relation, UserTypes};
-use crate::decode::{Chunk, Decoder, Unfit};
+use crate::decode::{self, Chunk, Decoder, Unfit};
 use crate::horizon::VersionRead;
 use crate::session::{Session, quote};
 use crate::tuples::{COUNT_BYTES, Tuple, TupleReader};
@@ -165,7 +165,7 @@ impl Rows {
         Self::Decoded(Decoded {
             table: Arc::clone(table),
             decoders: wires.iter().map(Decoder::new).collect(),
-            chunk: Chunk::new(wires.len()),
+            chunk: Chunk::default(),
             hidden,
             rows: 0,
             bytes: 0,
@@ -229,8 +229,21 @@ struct Decoded {
 impl Decoded {
     #[inline]
     fn append(&mut self, tuple: &Tuple<'_>) -> Result<()> {
+        if Chunk::is_too_small_for(tuple) {
+            return self.append_large(tuple);
+        }
         self.chunk.push(tuple, self.hidden);
         if self.chunk.is_full() { self.decode() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn append_large(&mut self, tuple: &Tuple<'_>) -> Result<()> {
+        self.decode()?;
+        self.rows += 1;
+        self.bytes += tuple.bytes.len();
+        let fields = &tuple.fields[self.hidden..];
+        let decoded = decode::decode(tuple.bytes, fields, &mut self.decoders);
+        decoded.map_err(|(column, unfit)| unfit_error(unfit, &self.table, column))
     }
 
     fn decode(&mut self) -> Result<()> {
