@@ -7,15 +7,19 @@ use std::path::PathBuf;
 
 use highwater_core::{ReadMode, WriteMode};
 use highwater_testkit::crash::{CRASHED, CrashAt, Deliveries, Ended, Program, Shop};
+use highwater_testkit::sdk;
 use tempfile::TempDir;
 
-use super::systems::{JsonLines, PostgreSql, Sqlite, System};
+use super::systems::{DuckDb, JsonLines, PostgreSql, Sqlite, System};
 
 /// Where rows come from and go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pair {
     SqliteToSqlite,
+    SqliteToDuckDb,
     PostgresToPostgres,
+    /// The first read of a table is committed in several parts.
+    PostgresToPostgresInRounds,
     /// The files' own commit log keeps the state.
     SqliteToFiles,
     /// The state is kept in a database beside the files.
@@ -44,6 +48,10 @@ impl Pair {
         for pair in [Self::SqliteToSqlite, Self::PostgresToPostgres] {
             all.extend(WriteMode::ALL.iter().map(|mode| (pair, *mode)));
         }
+        let test = "every_crash_point_in_every_write_mode_loses_and_doubles_nothing, into DuckDB";
+        if sdk::or_skip(test, sdk::duckdb()).is_some() {
+            all.extend(WriteMode::ALL.iter().map(|mode| (Self::SqliteToDuckDb, *mode)));
+        }
         for pair in [Self::SqliteToFiles, Self::SqliteToFilesStateApart] {
             all.extend(files.map(|mode| (pair, mode)));
         }
@@ -69,6 +77,11 @@ impl Pair {
         Self::SqliteToPlugin,
         Self::PluginToPlugin,
     ];
+
+    /// Whether a first read has several commits, and goes on where it died.
+    pub fn has_rounds(self) -> bool {
+        self == Self::PostgresToPostgresInRounds
+    }
 
     /// Whether other processes take part, which crash by themselves.
     pub fn has_plugins(self) -> bool {
@@ -118,10 +131,17 @@ impl Scenario {
             | Pair::ConnectorToSqlite => {
                 (Box::new(Sqlite(file("source.db"))), Box::new(Sqlite(file("destination.db"))))
             }
+            Pair::SqliteToDuckDb => {
+                let (file, library) = (file("destination.duckdb"), sdk::duckdb().unwrap());
+                let source = Box::new(Sqlite(folder.path().join("source.db")));
+                (source, Box::new(DuckDb { file, library }))
+            }
             Pair::ConnectorToPostgres => {
                 (Box::new(Sqlite(file("source.db"))), Box::new(PostgreSql::new()))
             }
-            Pair::PostgresToPostgres => (Box::new(PostgreSql::new()), Box::new(PostgreSql::new())),
+            Pair::PostgresToPostgres | Pair::PostgresToPostgresInRounds => {
+                (Box::new(PostgreSql::new()), Box::new(PostgreSql::new()))
+            }
             Pair::SqliteToFiles | Pair::SqliteToFilesStateApart => {
                 (Box::new(Sqlite(file("source.db"))), Box::new(JsonLines(file("out"))))
             }
@@ -133,6 +153,10 @@ impl Scenario {
             if apart && mode != WriteMode::Replace {
                 scenario.guarantee = "at_least_once";
             }
+            scenario.run_config(config);
+        }
+        if pair.has_rounds() {
+            let config = scenario.write_rounds_config();
             scenario.run_config(config);
         }
         if pair.has_connectors() {
@@ -160,6 +184,49 @@ impl Scenario {
     fn run_config(&mut self, config: PathBuf) {
         self.arguments =
             ["sync", &config.display().to_string(), "--json"].map(str::to_owned).into();
+    }
+
+    /// Tables of some MiB, and a file that commits each of them.
+    fn write_rounds_config(&self) -> PathBuf {
+        let mut text =
+            "kind: source\nspec:\n  name: crash\n  path: postgresql\n  destinations: [there]\n  \
+             tables:\n"
+                .to_owned();
+        for (shop, _) in &self.shops {
+            let table = shop.table();
+            let apart = |from: u32| {
+                format!(
+                    "INSERT INTO {table} (id, customer) SELECT -g, repeat('x', 1900) \
+                     FROM generate_series({from} + 1, {from} + 600) AS g;"
+                )
+            };
+            // More than 1 MiB of nothing between every eight rows.
+            self.source.execute(&format!(
+                "ALTER TABLE {table} SET (autovacuum_enabled = off); \
+                 CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT * FROM {table} WHERE id > 8; \
+                 DELETE FROM {table} WHERE id > 8; {} \
+                 INSERT INTO {table} SELECT * FROM kept WHERE id <= 16; {} \
+                 INSERT INTO {table} SELECT * FROM kept WHERE id > 16; \
+                 DELETE FROM {table} WHERE id < 0;",
+                apart(0),
+                apart(600)
+            ));
+            text.push_str(&format!(
+                "    - {{name: {table}, cursor: updated_at, primary_key: [id], read_mode: {}}}\n",
+                read_mode(self.mode)
+            ));
+        }
+        text.push_str(&format!(
+            "  spec: {{connection_string: \"{}\", commit_every_mib: 1, readers: 2}}\n---\nkind: \
+             destination\nspec:\n  name: there\n  path: postgresql\n  write_mode: {}\n  spec: \
+             {{connection_string: \"{}\"}}\n",
+            self.source.url(),
+            self.mode,
+            self.destination.url()
+        ));
+        let config = self.folder.path().join("sync.yml");
+        std::fs::write(&config, text).unwrap();
+        config
     }
 
     /// A file as a user of CloudQuery has it.
