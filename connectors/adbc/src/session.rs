@@ -126,7 +126,12 @@ impl Session {
     pub(crate) fn connect(database: &ManagedDatabase, system: System) -> Result<Self> {
         let connection = database.new_connection();
         let connection = connection.map_err(|error| errors::explain(&system, error))?;
-        Ok(Self { connection, system, kept: None })
+        Ok(Self::over(connection, system))
+    }
+
+    /// A session over a connection that is there.
+    pub(crate) fn over(connection: ManagedConnection, system: System) -> Self {
+        Self { connection, system, kept: None }
     }
 
     /// The same session, which keeps something alive as long as it or rows of it live.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use adbc_core::error::Error as AdbcError;
 use adbc_core::options::{InfoCode, OptionConnection, OptionDatabase};
-use adbc_core::{Connection, Driver, Optionable};
+use adbc_core::{Connection, Database, Driver, Optionable};
 use adbc_driver_manager::ManagedDatabase;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
@@ -86,6 +86,12 @@ impl Remote {
         let told = self.spec.options.values().chain(self.spec.connection_options.values());
         for value in told.filter_map(serde_json::Value::as_str).filter(|text| !text.is_empty()) {
             masked = masked.replace(value, "***");
+            // A driver may quote the password of a URI alone.
+            let user = value.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+            let password = user.and_then(|(user, _)| user.split_once(':'));
+            if let Some((_, password)) = password.filter(|(_, password)| !password.is_empty()) {
+                masked = masked.replace(password, "***");
+            }
         }
         masked
     }
@@ -114,7 +120,11 @@ impl Remote {
     pub(crate) fn connect(&self) -> Result<Session> {
         let database = self.database()?;
         let system = System::Other(self.spec.driver.clone());
-        let mut session = Session::connect(&database, system)?;
+        // No row has been read: what the driver says holds no value, and what it was told is masked.
+        let connection = database
+            .new_connection()
+            .map_err(|error| self.failed("The system cannot be reached", &error))?;
+        let mut session = Session::over(connection, system);
         for (key, value) in &self.spec.connection_options {
             let key = OptionConnection::from(key.as_str());
             session

@@ -319,6 +319,7 @@ async fn no_option_is_told() {
     let error = AdbcConnector.source(spec).await.unwrap().check().await.unwrap_err();
     assert!(!error.full_message().contains("hunter2"), "{}", error.full_message());
     assert_eq!(error.kind(), ErrorKind::Transient);
+    assert!(error.full_message().contains("Connection refused"), "{}", error.full_message());
 }
 
 #[tokio::test]
