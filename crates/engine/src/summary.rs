@@ -177,7 +177,7 @@ impl Summary {
             return Outcome::Complete;
         }
         let is_durable = |f: &&Failure| f.rows_committed && f.kind == ErrorKind::Data;
-        if complete > 0 || failures.iter().any(|f| is_durable(&f)) {
+        if complete > 0 || failures.iter().any(is_durable) {
             return Outcome::Partial;
         }
         if !failures.is_empty() && failures.iter().all(|f| f.kind == ErrorKind::Transient) {
