@@ -16,5 +16,6 @@ mod mappings;
 mod not_here;
 mod plugin_configuration;
 mod plugins;
+mod shapes;
 mod silent;
 mod transcript;

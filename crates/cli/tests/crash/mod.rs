@@ -7,6 +7,7 @@
 
 mod faults;
 mod loss;
+mod outages;
 mod scenario;
 pub mod systems;
 
