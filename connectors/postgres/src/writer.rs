@@ -81,9 +81,10 @@ impl PostgresWriter {
         begun: Begun,
     ) -> Self {
         let written = written(plan);
-        let keyless = partition.tables.iter().filter(|name| {
-            written.tables.get(*name).is_some_and(|table| may_lack_key(table))
-        });
+        let keyless = partition
+            .tables
+            .iter()
+            .filter(|name| written.tables.get(*name).is_some_and(|table| may_lack_key(table)));
         let names: Vec<String> = partition.tables.iter().map(ToString::to_string).collect();
         Self {
             connector,

@@ -8,10 +8,10 @@ use highwater_core::{Completion, Error, Output, Result, TablePlan};
 use tokio::task::JoinSet;
 
 use super::pages::Range;
+use crate::begin::SNAPSHOT;
 use crate::catalog::{self, Relation, get};
 use crate::read::{self, Filter};
 use crate::session::{Session, literal};
-use crate::begin::SNAPSHOT;
 use crate::source::{self, PostgresSource};
 use crate::types::Wire;
 
