@@ -27,7 +27,7 @@ const FIRST_NANOSECOND: i64 = -9_223_286_400_000_000_000;
 /// # Errors
 /// `Unsupported` for a type that is not stored.
 pub(crate) fn schema<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Result<SchemaRef> {
-    let fields = fields.into_iter().map(|field| taken(field)).collect::<Result<Vec<_>>>()?;
+    let fields = fields.into_iter().map(taken).collect::<Result<Vec<_>>>()?;
     Ok(Arc::new(Schema::new(fields)))
 }
 
