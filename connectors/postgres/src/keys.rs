@@ -59,7 +59,10 @@ pub(crate) async fn add_if_unique(session: &Session, table: &Table) -> Result<()
 
 /// A savepoint to come back to, and one process to build the index of a table that is not large:
 /// to start several and to put their parts together costs half as much again as it does.
-async fn prepare(session: &Session, table: &Table) -> Result<()> {
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn prepare(session: &Session, table: &Table) -> Result<()> {
     let name = literal(&PostgresDialect.table(&table.name));
     let statements = format!(
         "SELECT set_config('max_parallel_maintenance_workers', '0', true)

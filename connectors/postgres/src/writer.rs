@@ -6,6 +6,7 @@
 //! is looked at when all rows are there, because its lock holds back the renewal of the lease.
 
 mod commit;
+mod first;
 mod open;
 mod removal;
 

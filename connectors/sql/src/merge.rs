@@ -89,6 +89,26 @@ pub fn steps(
     steps
 }
 
+/// The steps of [`steps`] for `append-dedup` where nothing is there yet, no staged row is a deletion
+/// and no two have one key: the history, and the final table without its key.
+pub fn first_steps(
+    dialect: &dyn Dialect,
+    sync: &str,
+    plan: &TablePlan,
+    staging: &str,
+    instant: impl Fn(&str) -> String,
+) -> [Step; 2] {
+    let merge = Merge { dialect, sync, plan, staging };
+    let all = format!(
+        "INSERT INTO {} ({}) SELECT {} FROM {staging} ORDER BY {}",
+        dialect.table(&plan.target.name),
+        merge.columns(),
+        merge.staged_values(""),
+        dialect.quote(ORDINAL),
+    );
+    [merge.append_history(&instant(&dialect.parameter(2))), step(Counts::Written, all)]
+}
+
 /// The statement that removes history rows which arrived before a time: parameter 1, in
 /// microseconds, converted by `instant`.
 pub fn prune_history(

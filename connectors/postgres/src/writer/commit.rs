@@ -91,6 +91,9 @@ impl PostgresWriter {
                 open.beside.insert(table.name().clone(), beside);
                 return Ok(());
             }
+            if self.make_keyless(open, table).await? {
+                return Ok(());
+            }
             changes::apply(session, plan, table, &self.recreated).await?;
         }
         if !self.changed.contains(table.name()) {
@@ -163,7 +166,11 @@ impl PostgresWriter {
         loaded: &Loaded,
     ) -> Result<Committed> {
         let there = self.check_staged(session, table, loaded).await?;
-        let settled = self.settle(session, table, loaded).await;
+        let added = self.add_first(session, table, there.as_ref(), loaded).await;
+        let settled = match added {
+            Ok(None) => self.settle(session, table, loaded).await,
+            added => added.map(Option::unwrap_or_default),
+        };
         settled.map_err(|error| refused(error, table, there.as_ref()))
     }
 
