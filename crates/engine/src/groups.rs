@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use highwater_core::{Plan, ReadMode, State, TableName, TablePlan};
+use highwater_core::{Plan, ReadMode, State, TableName, TablePlan, WriteMode};
 
 /// Tables that are read once for several destinations.
 pub(crate) struct Group {
@@ -99,8 +99,16 @@ fn written_alike(a: &TablePlan, b: &TablePlan) -> bool {
         && a.target.primary_key.is_empty() == b.target.primary_key.is_empty()
 }
 
+/// Whether rows that come again would be there twice: a source that cannot tell what it has sent
+/// (a table was rewritten) refuses to send them there, and sends them where a key makes it harmless.
+fn adds(table: &TablePlan) -> bool {
+    matches!(table.write_mode, WriteMode::Append | WriteMode::AppendDedup)
+        || table.target.primary_key.is_empty()
+}
+
 fn reads_alike(a: &TablePlan, a_state: &State, b: &TablePlan, b_state: &State) -> bool {
     a.source == b.source
+        && adds(a) == adds(b)
         && a.read_mode == b.read_mode
         && a.cursor_field == b.cursor_field
         && a.null_cursor == b.null_cursor
@@ -172,7 +180,7 @@ mod tests {
     fn destinations_at_one_position_share_a_read_and_others_catch_up_alone() {
         let tables = plan(&["a", "b"], WriteMode::Append);
         let (first, second) = (at(&[("a", 5), ("b", 5)]), at(&[("a", 5), ("b", 3)]));
-        // How each destination writes does not matter for reading.
+        // Without a key both add what comes.
         let other = plan(&["a", "b"], WriteMode::Overwrite);
         let seats = [(0, tables, &first), (2, other, &second)];
         let expected = vec![
@@ -181,6 +189,18 @@ mod tests {
             (vec![2], vec!["b".to_owned()]),
         ];
         assert_eq!(grouped(&seats), expected);
+    }
+
+    #[test]
+    fn rows_that_come_again_do_not_reach_a_destination_that_adds_by_way_of_one_that_replaces() {
+        let state = State::default();
+        let mut replaces = plan(&["a"], WriteMode::Overwrite);
+        for table in Arc::make_mut(&mut replaces).tables.values_mut() {
+            Arc::make_mut(&mut table.target).primary_key = vec!["id".to_owned()];
+        }
+        let seats = [(0, replaces, &state), (1, plan(&["a"], WriteMode::Append), &state)];
+        let alone = |seat: usize| (vec![seat], vec!["a".to_owned()]);
+        assert_eq!(grouped(&seats), [alone(0), alone(1)]);
     }
 
     #[test]
