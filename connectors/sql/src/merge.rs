@@ -68,7 +68,7 @@ pub fn steps(
         steps.push(merge.leave_out_unchanged());
     }
     if dedup {
-        steps.push(merge.append_history(&instant(&dialect.parameter(2))));
+        steps.push(merge.append_history(&instant(&dialect.parameter(2)), true));
     }
     steps.extend(merge.undone());
     steps.push(merge.fold());
@@ -100,13 +100,14 @@ pub fn first_steps(
 ) -> [Step; 2] {
     let merge = Merge { dialect, sync, plan, staging };
     let all = format!(
-        "INSERT INTO {} ({}) SELECT {} FROM {staging} ORDER BY {}",
+        "INSERT INTO {} ({}) SELECT {} FROM {staging}",
         dialect.table(&plan.target.name),
         merge.columns(),
         merge.staged_values(""),
-        dialect.quote(ORDINAL),
     );
-    [merge.append_history(&instant(&dialect.parameter(2))), step(Counts::Written, all)]
+    // They lie in the order of their arrival, and to sort a first load costs as much as to add it.
+    let history = merge.append_history(&instant(&dialect.parameter(2)), false);
+    [history, step(Counts::Written, all)]
 }
 
 /// The statement that removes history rows which arrived before a time: parameter 1, in
@@ -245,13 +246,13 @@ impl Merge<'_> {
     }
 
     /// Every staged row becomes a history row, numbered in arrival order.
-    fn append_history(&self, synced_at: &str) -> Step {
+    fn append_history(&self, synced_at: &str, sorted: bool) -> Step {
         let q = |name: &str| self.dialect.quote(name);
         let history = derived::history(self.plan, self.dialect);
+        let order = if sorted { format!(" ORDER BY {}", q(ORDINAL)) } else { String::new() };
         Step {
             sql: format!(
-                "INSERT INTO {} ({}, {}, {}, {}) SELECT {}, {} + {}, {}, {synced_at} FROM {} \
-                 ORDER BY {}",
+                "INSERT INTO {} ({}, {}, {}, {}) SELECT {}, {} + {}, {}, {synced_at} FROM {}{order}",
                 self.dialect.table(&history.name),
                 self.columns(),
                 q(SEQUENCE),
@@ -262,7 +263,6 @@ impl Merge<'_> {
                 q(ORDINAL),
                 q(OPERATION),
                 self.staging,
-                q(ORDINAL),
             ),
             parameters: true,
             counts: Counts::Nothing,
