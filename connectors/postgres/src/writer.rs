@@ -23,11 +23,12 @@ use highwater_sql::state::{StateSql, fenced};
 use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, ddl, derived};
 
+use crate::catalog::{self, get};
 use crate::changes::{self, Recreated};
 use crate::dialect::{PostgresDialect, is_cast};
 use crate::outcome;
 use crate::rebuild;
-use crate::session::Session;
+use crate::session::{Session, literal};
 use crate::store::epoch;
 use crate::target::Connector;
 use crate::upkeep;
@@ -50,6 +51,8 @@ pub(crate) struct PostgresWriter {
     begun: Begun,
     /// The tables of the partition.
     tables: Vec<TableName>,
+    /// Whether the partition is a whole table, and nothing else.
+    is_alone: bool,
     /// What its commits are counted under.
     name: String,
     /// How many commits it has made.
@@ -96,6 +99,7 @@ impl PostgresWriter {
             recreated,
             begun,
             tables: partition.tables.clone(),
+            is_alone: *names == [partition.id.as_str()],
             name: format!("{}#{}", names.join(","), partition.id),
             sequence: 0,
             open: None,
@@ -233,7 +237,8 @@ impl PostgresWriter {
             self.change_early(open, table).await?;
         }
         if let Some((into, way)) = self.direct(open, table).await? {
-            return Ok(Loaded::new(into, way));
+            let is_new = way == Way::New || self.emptied(open, table).await?;
+            return Ok(Loaded { is_new, ..Loaded::new(into, way) });
         }
         let into = format!("\"pg_temp\".\"_highwater_stage_{}\"", open.stagings);
         open.stagings += 1;
@@ -251,6 +256,24 @@ impl PostgresWriter {
         let statement = format!("CREATE TEMP TABLE {into} ({columns}) ON COMMIT DROP");
         session.run("make a staging table", &statement.replace("\"pg_temp\".", "")).await?;
         Ok(Loaded::new(into, Way::Staged))
+    }
+
+    /// Empties a table beside that has no row yet, so that this transaction may freeze its rows as
+    /// if it had made the table. Others of the run would have to wait for that: only where this
+    /// writer has the whole table, and no other.
+    async fn emptied(&self, open: &Open, table: &TablePlan) -> Result<bool> {
+        let is_beside = self.plan.tables.get(table.name()).is_some_and(|planned| planned.rebuild);
+        if !self.is_alone || !is_beside {
+            return Ok(false);
+        }
+        let name = PostgresDialect.table(&table.target.name);
+        let statement = format!("SELECT pg_catalog.pg_relation_size({}) = 0", literal(&name));
+        let rows = catalog::rows(&open.session, &statement, &[]).await?;
+        let is_empty = rows.first().map_or(Ok(false), |row| get(row, 0))?;
+        if is_empty {
+            open.session.run("begin a table", &format!("TRUNCATE ONLY {name}")).await?;
+        }
+        Ok(is_empty)
     }
 
     /// The table itself, where rows may be sent straight into it.

@@ -55,6 +55,8 @@ pub(super) struct Loaded {
     /// Where they were sent, quoted.
     pub(super) into: String,
     pub(super) way: Way,
+    /// Whether this transaction has made or emptied what they were sent to.
+    pub(super) is_new: bool,
     pub(super) rows: u64,
     /// Whether some of them are deletions.
     pub(super) deletes: bool,
@@ -62,7 +64,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     pub(super) fn new(into: String, way: Way) -> Self {
-        Self { into, way, rows: 0, deletes: false }
+        Self { into, way, is_new: false, rows: 0, deletes: false }
     }
 }
 
@@ -148,7 +150,7 @@ impl Open {
         });
         loaded.rows += rows;
         loaded.deletes |= batch.op == Op::Delete;
-        let (into, way) = (loaded.into.clone(), loaded.way);
+        let (into, is_new) = (loaded.into.clone(), loaded.is_new);
         let forwarded = forwarded(batch, table)?;
         // Rows that are forwarded into a staging table get their places there from its defaults.
         let is_numbered = staged.is_some() && forwarded.is_none();
@@ -161,7 +163,6 @@ impl Open {
             let staging = [derived::ORDINAL, derived::OPERATION];
             let extra = if is_numbered { &staging[..] } else { &[] };
             let columns = table.target.column_names().chain(extra.iter().copied());
-            let is_new = way == Way::New;
             let load = Load::begin(&self.session, &into, columns, is_new).await?;
             self.load = Some((name.clone(), is_numbered, load));
         }
