@@ -8,13 +8,13 @@ use highwater_core::{Completion, KeyDigests, KeyTable, Output, Result, Table};
 use highwater_sql::key_digests::{self, KeySpelling};
 use highwater_sql::read_back::{selected, send_as};
 
+use crate::begin::SNAPSHOT;
 use crate::catalog::{self, Relation, Selection, UserTypes, get};
 use crate::changes;
 use crate::dialect::PostgresDialect;
 use crate::pool::Pool;
 use crate::read::{self, Filter};
 use crate::session::{Session, literal};
-use crate::begin::SNAPSHOT;
 use crate::target::Connector;
 
 /// Where the keys are.
