@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::catalog::{self, get};
 use crate::dialect::PostgresDialect;
+use crate::names;
 use crate::session::{Session, literal, quote};
 
 /// Gives a table that was created and loaded without its key, in this transaction or in several,
@@ -24,7 +25,7 @@ pub(crate) async fn add(session: &Session, table: &Table) -> Result<u64> {
     let mut removed =
         if table.primary_key.iter().any(nullable) { fold(session, table).await? } else { 0 };
     prepare(session, table).await?;
-    let failed = match session.batch_execute(&statement).await {
+    let failed = match names::make(session, &statement).await {
         Ok(()) => return Ok(removed),
         Err(error) => error,
     };
@@ -33,10 +34,9 @@ pub(crate) async fn add(session: &Session, table: &Table) -> Result<u64> {
     }
     session.run("go back to a savepoint", "ROLLBACK TO SAVEPOINT key").await?;
     removed += fold(session, table).await?;
-    session
-        .run("build the key", &statement)
+    names::make(session, &statement)
         .await
-        .map_err(|error| error.context("table", &table.name))?;
+        .map_err(|error| session.error("build the key", error).context("table", &table.name))?;
     Ok(removed)
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn add(session: &Session, table: &Table) -> Result<u64> {
 pub(crate) async fn add_if_unique(session: &Session, table: &Table) -> Result<()> {
     let Some(statement) = ddl::add_key(&PostgresDialect, table) else { return Ok(()) };
     prepare(session, table).await?;
-    let Err(failed) = session.batch_execute(&statement).await else { return Ok(()) };
+    let Err(failed) = names::make(session, &statement).await else { return Ok(()) };
     if failed.code() != Some(&SqlState::UNIQUE_VIOLATION) {
         return Err(session.error("build the key", failed).context("table", &table.name));
     }

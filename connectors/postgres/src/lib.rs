@@ -25,6 +25,7 @@ mod keys;
 mod load;
 #[doc(hidden)]
 pub mod measured;
+mod names;
 mod numeric;
 mod outcome;
 mod passfile;

@@ -21,6 +21,7 @@ use crate::catalog::{self, Relation, Selection, get};
 use crate::changes;
 use crate::dialect::PostgresDialect;
 use crate::keys;
+use crate::names;
 use crate::session::{Session, literal, quote};
 use crate::store;
 use crate::stored;
@@ -293,7 +294,8 @@ pub(crate) async fn rename(session: &Session, new: &TableName, name: &TableName)
             quote(&wanted)
         ));
     }
-    session.run("swap the new table in", &statements.join("; ")).await
+    let renamed = names::make(session, &statements.join("; ")).await;
+    renamed.map_err(|error| session.error("swap the new table in", error))
 }
 
 /// Whether nothing but highwater's own key belongs to the table, so that dropping it takes

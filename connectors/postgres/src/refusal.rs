@@ -14,6 +14,7 @@ pub(crate) struct Refusal {
     /// The SQLSTATE, five characters.
     pub code: String,
     message: String,
+    schema: Option<String>,
     column: Option<String>,
     constraint: Option<String>,
     context: Option<String>,
@@ -24,6 +25,7 @@ impl From<&DbError> for Refusal {
         Self {
             code: db.code().code().to_owned(),
             message: db.message().to_owned(),
+            schema: db.schema().map(str::to_owned),
             column: db.column().map(str::to_owned),
             constraint: db.constraint().map(str::to_owned),
             context: db.where_().map(str::to_owned),
@@ -42,6 +44,7 @@ impl Refusal {
             match kind {
                 b'C' => refusal.code = text,
                 b'M' => refusal.message = text,
+                b's' => refusal.schema = Some(text),
                 b'c' => refusal.column = Some(text),
                 b'n' => refusal.constraint = Some(text),
                 b'W' => refusal.context = Some(text),
@@ -60,10 +63,19 @@ impl Refusal {
         self.message.clone()
     }
 
+    /// A key of one of the server's catalogs: another transaction has just taken a name. No row has
+    /// anything to do with it.
+    fn kind(&self) -> ErrorKind {
+        match (self.code.as_str(), self.schema.as_deref()) {
+            ("23505", Some("pg_catalog")) => ErrorKind::Transient,
+            (code, _) => kind_of(code),
+        }
+    }
+
     /// The error; `action` completes "could not …".
     pub(crate) fn error(&self, action: &str) -> Error {
         let mut out = Error::new(
-            kind_of(&self.code),
+            self.kind(),
             format!("PostgreSQL: could not {action}: {}", self.safe_message()),
         );
         out = out.context("sqlstate", &self.code);
@@ -162,6 +174,14 @@ mod tests {
         assert!(hint_for("53300").unwrap().contains("--tasks"));
         assert_eq!(kind_of("XX000"), ErrorKind::Internal);
         assert_eq!(kind_of("é"), ErrorKind::Internal);
+    }
+
+    #[test]
+    fn a_name_that_another_transaction_takes_is_no_fault_of_a_row() {
+        let body = |schema: &str| format!("SERROR\0C23505\0Mduplicate key\0s{schema}\0\0");
+        let kind = |schema| Refusal::parse(body(schema).as_bytes()).error("create").kind();
+        assert_eq!(kind("pg_catalog"), ErrorKind::Transient);
+        assert_eq!(kind("public"), ErrorKind::Data);
     }
 
     #[test]

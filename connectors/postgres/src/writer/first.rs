@@ -16,6 +16,7 @@ use crate::catalog::{self, Relation, get};
 use crate::changes;
 use crate::dialect::PostgresDialect;
 use crate::keys;
+use crate::names;
 use crate::session::Session;
 
 impl PostgresWriter {
@@ -71,7 +72,7 @@ impl PostgresWriter {
                 crash::at(point);
             }
         }
-        match session.batch_execute(&add_key).await {
+        match names::make(session, &add_key).await {
             Ok(()) => Ok(Some(Committed { written, ..Committed::default() })),
             Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
                 let again = format!("ROLLBACK TO SAVEPOINT key; {add_key}");
