@@ -7,6 +7,7 @@
 pub mod belongings;
 pub mod boundary;
 pub mod clear;
+mod conditions;
 pub mod ddl;
 pub mod deletion;
 pub mod derived;

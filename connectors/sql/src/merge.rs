@@ -17,6 +17,7 @@ use arrow_schema::Field;
 use highwater_core::plan::{EXTRACTED_AT, GENERATION_ID, META, RAW_ID, SYNC_TIME};
 use highwater_core::{TablePlan, WriteMode};
 
+use crate::conditions::any;
 use crate::ddl::quoted;
 use crate::derived::{self, OPERATION, ORDINAL, SEQUENCE, SYNCED_AT};
 use crate::dialect::Dialect;
@@ -225,7 +226,7 @@ impl Merge<'_> {
                 .iter()
                 .map(|f| self.dialect.distinct(&left(f), &self.staged_value(f, "s."), f))
                 .collect();
-            parts.join(" OR ")
+            any(&parts)
         };
         let from_final = differs(&|f| format!("t.{}", q(f.name())));
         let from_other = differs(&|f| self.staged_value(f, "o."));
@@ -400,7 +401,7 @@ impl Merge<'_> {
             let guard = self
                 .newer_stored("t", "excluded")
                 .map_or(String::new(), |n| format!(" AND NOT ({n})"));
-            format!("UPDATE SET {} WHERE ({}){guard}", set.join(", "), changed.join(" OR "))
+            format!("UPDATE SET {} WHERE ({}){guard}", set.join(", "), any(&changed))
         };
         let complete: Vec<_> = key.iter().map(|k| format!("s.{} IS NOT NULL", q(k))).collect();
         step(
@@ -453,7 +454,7 @@ impl Merge<'_> {
                     "UPDATE {table} AS t SET {} FROM {staging} AS s WHERE {matches} \
                      AND s.{op} = 'u' AND ({}){guard}",
                     set.join(", "),
-                    changed.join(" OR "),
+                    any(&changed),
                 ),
             ));
         }
@@ -483,7 +484,7 @@ impl Merge<'_> {
         if nullable.is_empty() {
             return Vec::new();
         }
-        let any_null = nullable.join(" OR ");
+        let any_null = any(&nullable);
         let (table, staging, op) = (self.dialect.table(&target.name), self.staging, q(OPERATION));
         let matches = self.same_key("t", "s");
         let guard = self.newer("t", "s").map_or(String::new(), |n| format!(" AND NOT ({n})"));
@@ -502,7 +503,7 @@ impl Merge<'_> {
                 format!(
                     "DELETE FROM {table} AS t WHERE EXISTS (SELECT 1 FROM {staging} AS s \
                      WHERE {matches}{guard} AND s.{op} = 'u' AND ({any_null}) AND ({}))",
-                    changed.join(" OR "),
+                    any(&changed),
                 ),
             ),
             step(
