@@ -9,8 +9,8 @@ use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
 use highwater_core::types::type_name;
 use highwater_core::{
     Capabilities, Committed, Completion, Destination, DestinationDelivery, Error, ExistingTable,
-    Fence, Instant, KeyDigests, KeyTable, Output, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table,
-    TableName, TablePlan, TableRecord, WriteMode, Writer,
+    Fence, Instant, KeyDigests, KeyTable, Output, Partition, Plan, ReadMode, Result, SchemaChange,
+    StateStore, Table, TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::state::fenced;
 use highwater_sql::sweep::Begun;
@@ -159,6 +159,7 @@ impl Destination for SqliteDestination {
         fence: &Fence,
     ) -> Result<Box<dyn Writer>> {
         for table in partition.tables.iter().filter_map(|name| plan.tables.get(name)) {
+            schema::check_columns(table)?;
             keyed::check_key(table)?;
         }
         Ok(Box::new(SqliteWriter::new(

@@ -39,6 +39,7 @@ pub(crate) fn prepare(
     plan: &Plan,
     table: &TablePlan,
 ) -> Result<Vec<String>> {
+    check_columns(table)?;
     let token = identity_of(plan);
     let mut ran = Vec::new();
     for change in &table.changes {
@@ -57,6 +58,19 @@ pub(crate) fn prepare(
         check_affinities(connection, location, table)?;
     }
     Ok(ran)
+}
+
+/// Refuses a table without columns, which other systems have.
+///
+/// # Errors
+/// `Unsupported` naming the table.
+pub(crate) fn check_columns(table: &TablePlan) -> Result<()> {
+    if !table.target.schema.fields().is_empty() {
+        return Ok(());
+    }
+    Err(Error::unsupported("SQLite has no tables without columns")
+        .context("table", table.name())
+        .hint(format!("skip_tables: [{}]", table.name())))
 }
 
 /// Makes history and tombstones as the rows need them, whatever mode the table was written in.

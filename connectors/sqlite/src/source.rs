@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use highwater_core::{
-    Completion, Error, Instant, KeyDigests, KeyTable, NullCursor, Output, Partition, Plan, ReadMode, Result, Source,
-    SourceDelivery, State, Table, TableName, TablePlan,
+    Completion, Error, Instant, KeyDigests, KeyTable, NullCursor, Output, Partition, Plan,
+    ReadMode, Result, Source, SourceDelivery, State, Table, TableName, TablePlan,
 };
 use highwater_sql::boundary::InclusiveCursor;
 use rusqlite::{Connection, InterruptHandle};
