@@ -1,10 +1,12 @@
 //! From Arrow arrays into the bytes of a binary COPY.
 //!
 //! A batch is prepared once: each column is brought to one of a few physical layouts (a cast only
-//! where the layout is a rare one) and gets an encoder. Rows are then written one after the other
-//! into a buffer. The types are those of [`crate::dialect`]: what is not encoded natively is
-//! written as text, and the server casts it.
+//! where the layout is a rare one) and gets an encoder; what can be checked for all its values at
+//! once is checked then. Rows are then written one after the other into a buffer, a value and its
+//! length in one piece where the length is known. The types are those of [`crate::dialect`]: what
+//! is not encoded natively is written as text, and the server casts it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -17,7 +19,6 @@ use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch, StringArray};
 use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, Field, IntervalUnit, TimeUnit};
-use bytes::{BufMut, BytesMut};
 use highwater_core::text::TextColumn;
 use highwater_core::types::{DECLARED, DEFINITION, with_metadata};
 use highwater_core::{Error, LogicalType, Result};
@@ -79,19 +80,18 @@ impl Prepared {
         &self,
         mut row: usize,
         bytes_wanted: usize,
-        out: &mut BytesMut,
+        out: &mut Vec<u8>,
     ) -> Result<usize> {
         let fields = self.columns.len() + if self.staged.is_some() { 2 } else { 0 };
         // PostgreSQL has at most 1,600 columns.
         let fields = i16::try_from(fields).unwrap_or(i16::MAX);
         while row < self.rows && out.len() < bytes_wanted {
-            out.put_i16(fields);
+            out.extend_from_slice(&fields.to_be_bytes());
             for column in &self.columns {
                 column.encode(row, out)?;
             }
             if let Some(staged) = self.staged {
-                out.put_i32(8);
-                out.put_i64(staged.first_ordinal + row as i64);
+                put_fixed::<8, 12>((staged.first_ordinal + row as i64).to_be_bytes(), out);
                 put_bytes(staged.operation.as_bytes(), out);
             }
             row += 1;
@@ -106,7 +106,7 @@ impl Prepared {
 /// As [`Prepared::new`].
 pub(crate) fn single(field: &Field, value: &ArrayRef) -> Result<Option<Vec<u8>>> {
     let column = Column::new(field, value).map_err(|e| e.context("column", field.name()))?;
-    let mut bytes = BytesMut::new();
+    let mut bytes = Vec::new();
     column.encode(0, &mut bytes)?;
     // The length comes first, and is negative for NULL.
     let is_null = bytes.first().is_none_or(|first| *first >= 0x80);
@@ -131,8 +131,8 @@ enum Values {
     Decimal(PrimitiveArray<Decimal128Type>, i8),
     /// Also decimals of more than 38 digits, as text.
     Numeric(StringArray),
-    Text(StringArray),
-    Jsonb(StringArray),
+    Text(Texts),
+    Jsonb(Texts),
     Bytes(arrow_array::BinaryArray),
     Uuid(arrow_array::FixedSizeBinaryArray),
     Date(PrimitiveArray<Date32Type>),
@@ -147,45 +147,65 @@ enum Values {
     },
 }
 
+/// Texts, which are searched for NUL characters all at once.
+struct Texts {
+    array: StringArray,
+    /// There is a NUL somewhere in the buffer, perhaps in a value that is not written.
+    has_nul: bool,
+}
+
+impl Texts {
+    fn new(array: &StringArray) -> Self {
+        let offsets = array.value_offsets();
+        let start = offsets.first().map_or(0, |offset| *offset as usize);
+        let end = offsets.last().map_or(start, |offset| *offset as usize);
+        let has_nul = array.values()[start..end].contains(&0);
+        Self { array: array.clone(), has_nul }
+    }
+}
+
 impl Column {
     fn new(field: &Field, array: &ArrayRef) -> Result<Self> {
         let values = values(field, array)?;
         // The text layouts replace the array; whether a row is NULL is the original's to say.
-        Ok(Self { name: field.name().clone(), nulls: array.logical_nulls(), values })
+        let nulls = array.logical_nulls().filter(|nulls| nulls.null_count() > 0);
+        Ok(Self { name: field.name().clone(), nulls, values })
     }
 
-    fn encode(&self, row: usize, out: &mut BytesMut) -> Result<()> {
+    #[inline]
+    fn encode(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
-            out.put_i32(-1);
+            out.extend_from_slice(&[0xff; 4]);
             return Ok(());
         }
         match &self.values {
-            Values::Bool(a) => put(out, |out| out.put_u8(a.value(row).into())),
-            Values::Int2(a) => put_fixed(&a.value(row).to_be_bytes(), out),
-            Values::Int4(a) => put_fixed(&a.value(row).to_be_bytes(), out),
-            Values::Int8(a) => put_fixed(&a.value(row).to_be_bytes(), out),
-            Values::Unsigned8(a) => {
-                put(out, |out| numeric::encode_i128(a.value(row).into(), 0, out));
-            }
-            Values::Float4(a) => put_fixed(&a.value(row).to_be_bytes(), out),
-            Values::Float8(a) => put_fixed(&a.value(row).to_be_bytes(), out),
-            Values::Decimal(a, scale) => {
-                put(out, |out| numeric::encode_i128(a.value(row), *scale, out));
-            }
+            Values::Bool(a) => out.extend_from_slice(&[0, 0, 0, 1, a.value(row).into()]),
+            Values::Int2(a) => put_fixed::<2, 6>(a.value(row).to_be_bytes(), out),
+            Values::Int4(a) => put_fixed::<4, 8>(a.value(row).to_be_bytes(), out),
+            Values::Int8(a) => put_fixed::<8, 12>(a.value(row).to_be_bytes(), out),
+            Values::Unsigned8(a) => numeric::put_i128(a.value(row).into(), 0, out),
+            Values::Float4(a) => put_fixed::<4, 8>(a.value(row).to_be_bytes(), out),
+            Values::Float8(a) => put_fixed::<8, 12>(a.value(row).to_be_bytes(), out),
+            Values::Decimal(a, scale) => numeric::put_i128(a.value(row), *scale, out),
             Values::Numeric(a) => self.numeric(a.value(row), out)?,
-            Values::Text(a) => put_bytes(self.text(a.value(row))?, out),
-            Values::Jsonb(a) => {
-                let text = self.text(a.value(row))?;
-                put(out, |out| {
-                    out.put_u8(1);
-                    out.put_slice(text);
-                });
+            Values::Text(texts) => {
+                let range = self.text(texts, row)?;
+                put_range(texts.array.values(), range, out);
+            }
+            Values::Jsonb(texts) => {
+                let text = &texts.array.values()[self.text(texts, row)?];
+                out.extend_from_slice(&length_of(text.len() + 1));
+                // The version of the format.
+                out.push(1);
+                out.extend_from_slice(text);
             }
             Values::Bytes(a) => put_bytes(a.value(row), out),
             Values::Uuid(a) => put_bytes(a.value(row), out),
-            Values::Date(a) => put_fixed(&self.date(a.value(row))?.to_be_bytes(), out),
-            Values::Time(a) => put_fixed(&self.time(a.value(row))?.to_be_bytes(), out),
-            Values::Timestamp(a) => put_fixed(&self.timestamp(a.value(row))?.to_be_bytes(), out),
+            Values::Date(a) => put_fixed::<4, 8>(self.date(a.value(row))?.to_be_bytes(), out),
+            Values::Time(a) => put_fixed::<8, 12>(self.time(a.value(row))?.to_be_bytes(), out),
+            Values::Timestamp(a) => {
+                put_fixed::<8, 12>(self.timestamp(a.value(row))?.to_be_bytes(), out);
+            }
             Values::Interval(a) => {
                 let value = a.value(row);
                 if value.nanoseconds % 1000 != 0 {
@@ -196,7 +216,7 @@ impl Column {
             Values::Elapsed(a) => put_interval(a.value(row), 0, 0, out),
             Values::List { offsets, items, item_type } => {
                 let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
-                return self.list(items, start..end, item_type, out);
+                self.list(items, start..end, item_type, out)?;
             }
         }
         Ok(())
@@ -205,20 +225,20 @@ impl Column {
     fn list(
         &self,
         items: &Self,
-        range: std::ops::Range<usize>,
+        range: Range<usize>,
         item_type: &Type,
-        out: &mut BytesMut,
+        out: &mut Vec<u8>,
     ) -> Result<()> {
         let start = begin(out);
         let dimensions = i32::from(!range.is_empty());
         let has_null = items.nulls.as_ref().is_some_and(|n| range.clone().any(|i| n.is_null(i)));
-        out.put_i32(dimensions);
-        out.put_i32(has_null.into());
-        out.put_u32(item_type.oid());
+        out.extend_from_slice(&dimensions.to_be_bytes());
+        out.extend_from_slice(&i32::from(has_null).to_be_bytes());
+        out.extend_from_slice(&item_type.oid().to_be_bytes());
         if dimensions == 1 {
-            out.put_i32(i32::try_from(range.len()).unwrap_or(i32::MAX));
+            out.extend_from_slice(&length_of(range.len()));
             // PostgreSQL counts from 1.
-            out.put_i32(1);
+            out.extend_from_slice(&1_i32.to_be_bytes());
         }
         for item in range {
             items.encode(item, out).map_err(|e| e.context("list", &self.name))?;
@@ -227,7 +247,7 @@ impl Column {
         Ok(())
     }
 
-    fn numeric(&self, text: &str, out: &mut BytesMut) -> Result<()> {
+    fn numeric(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
         let start = begin(out);
         if numeric::encode_text(text, out).is_none() {
             return Err(self.unfit("A value is not a number that PostgreSQL can hold"));
@@ -236,14 +256,17 @@ impl Column {
         Ok(())
     }
 
-    fn text<'a>(&self, text: &'a str) -> Result<&'a [u8]> {
-        let bytes = text.as_bytes();
-        if bytes.contains(&0) {
+    /// Where the text of a row lies in its buffer.
+    #[inline]
+    fn text(&self, texts: &Texts, row: usize) -> Result<Range<usize>> {
+        let offsets = texts.array.value_offsets();
+        let range = offsets[row] as usize..offsets[row + 1] as usize;
+        if texts.has_nul && texts.array.values()[range.clone()].contains(&0) {
             return Err(self
                 .unfit("A text holds a NUL character, which PostgreSQL cannot store")
                 .hint("remove it at the source, or leave the column out with `columns: […]`"));
         }
-        Ok(bytes)
+        Ok(range)
     }
 
     /// The greatest and the least value mean `infinity` and `-infinity` on both sides.
@@ -297,18 +320,20 @@ fn values(field: &Field, array: &ArrayRef) -> Result<Values> {
         L::Float { .. } => Values::Float4(cast(&DataType::Float32)?.as_primitive().clone()),
         L::Decimal { precision, scale } => decimal(field, array, precision, scale)?,
         L::Numeric => Values::Numeric(cast(&DataType::Utf8)?.as_string().clone()),
-        L::Text => Values::Text(cast(&DataType::Utf8)?.as_string().clone()),
+        L::Text => Values::Text(Texts::new(cast(&DataType::Utf8)?.as_string())),
         L::Json if dialect::is_jsonb(field) => {
-            Values::Jsonb(cast(&DataType::Utf8)?.as_string().clone())
+            Values::Jsonb(Texts::new(cast(&DataType::Utf8)?.as_string()))
         }
-        L::Json => Values::Text(cast(&DataType::Utf8)?.as_string().clone()),
+        L::Json => Values::Text(Texts::new(cast(&DataType::Utf8)?.as_string())),
         L::Uuid => Values::Uuid(array.as_fixed_size_binary().clone()),
         L::Binary => Values::Bytes(cast(&DataType::Binary)?.as_binary().clone()),
         L::Date => Values::Date(cast(&DataType::Date32)?.as_primitive().clone()),
         L::Time(TimeUnit::Nanosecond)
         | L::Timestamp { unit: TimeUnit::Nanosecond, .. }
         | L::Duration(TimeUnit::Nanosecond)
-        | L::Null => Values::Text(as_text(field, array, |c, row, out| c.write(row, out))?),
+        | L::Null => {
+            Values::Text(Texts::new(&as_text(field, array, |c, row, out| c.write(row, out))?))
+        }
         L::Time(_) => {
             Values::Time(cast(&DataType::Time64(TimeUnit::Microsecond))?.as_primitive().clone())
         }
@@ -321,7 +346,9 @@ fn values(field: &Field, array: &ArrayRef) -> Result<Values> {
             Values::Interval(cast(&to)?.as_primitive().clone())
         }
         L::List(item) => list(field, array, &item)?,
-        L::Nested => Values::Jsonb(as_text(field, array, |c, row, out| c.write_json(row, out))?),
+        L::Nested => {
+            Values::Jsonb(Texts::new(&as_text(field, array, |c, row, out| c.write_json(row, out))?))
+        }
     })
 }
 
@@ -336,7 +363,9 @@ fn decimal(field: &Field, array: &ArrayRef, precision: u8, scale: i8) -> Result<
 
 fn list(field: &Field, array: &ArrayRef, item: &Field) -> Result<Values> {
     let Some(natural) = array_item_type(item)? else {
-        return Ok(Values::Jsonb(as_text(field, array, |c, row, out| c.write_json(row, out))?));
+        return Ok(Values::Jsonb(Texts::new(&as_text(field, array, |c, row, out| {
+            c.write_json(row, out)
+        })?)));
     };
     let lists = cast_exactly(array, &DataType::List(Arc::new(item.clone())))?;
     // The server takes no other element type than the declared one.
@@ -441,123 +470,62 @@ fn as_text(
         .collect())
 }
 
-fn put_fixed<const N: usize>(bytes: &[u8; N], out: &mut BytesMut) {
-    out.put_i32(N as i32);
-    out.put_slice(bytes);
+/// The length that comes before a value. One of more than 1 GiB is refused by the server.
+fn length_of(bytes: usize) -> [u8; 4] {
+    i32::try_from(bytes).unwrap_or(i32::MAX).to_be_bytes()
 }
 
-fn put_bytes(bytes: &[u8], out: &mut BytesMut) {
-    // A value of more than 1 GiB is refused by the server.
-    out.put_i32(i32::try_from(bytes.len()).unwrap_or(i32::MAX));
-    out.put_slice(bytes);
+/// A value of `N` bytes and its length, together `TOTAL`, in one piece.
+#[inline]
+fn put_fixed<const N: usize, const TOTAL: usize>(bytes: [u8; N], out: &mut Vec<u8>) {
+    let mut field = [0; TOTAL];
+    field[..4].copy_from_slice(&(N as i32).to_be_bytes());
+    field[4..].copy_from_slice(&bytes);
+    out.extend_from_slice(&field);
 }
 
-fn put_interval(micros: i64, days: i32, months: i32, out: &mut BytesMut) {
-    out.put_i32(16);
-    out.put_i64(micros);
-    out.put_i32(days);
-    out.put_i32(months);
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&length_of(bytes.len()));
+    out.extend_from_slice(bytes);
 }
 
-fn put(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
-    let start = begin(out);
-    write(out);
-    end(start, out);
+/// A part of a buffer and its length. Short ones are copied as 16 or 32 bytes, of which those that
+/// are too many are taken back: cheaper than a call that copies as many as there are.
+#[inline]
+fn put_range(buffer: &[u8], range: Range<usize>, out: &mut Vec<u8>) {
+    let length = range.len();
+    out.extend_from_slice(&length_of(length));
+    let end = out.len() + length;
+    let rest = buffer.get(range.start..).unwrap_or_default();
+    match (length, rest.first_chunk::<16>(), rest.first_chunk::<32>()) {
+        (..=16, Some(block), _) => out.extend_from_slice(block),
+        (..=32, _, Some(block)) => out.extend_from_slice(block),
+        _ => out.extend_from_slice(&buffer[range]),
+    }
+    out.truncate(end);
+}
+
+fn put_interval(micros: i64, days: i32, months: i32, out: &mut Vec<u8>) {
+    let mut field = [0; 20];
+    field[..4].copy_from_slice(&16_i32.to_be_bytes());
+    field[4..12].copy_from_slice(&micros.to_be_bytes());
+    field[12..16].copy_from_slice(&days.to_be_bytes());
+    field[16..].copy_from_slice(&months.to_be_bytes());
+    out.extend_from_slice(&field);
 }
 
 /// Leaves room for the length of what follows.
-fn begin(out: &mut BytesMut) -> usize {
+fn begin(out: &mut Vec<u8>) -> usize {
     let start = out.len();
-    out.put_i32(0);
+    out.extend_from_slice(&[0; 4]);
     start
 }
 
 /// Fills in the length of what was written since [`begin`].
-fn end(start: usize, out: &mut BytesMut) {
-    let length = i32::try_from(out.len() - start - 4).unwrap_or(i32::MAX);
-    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+fn end(start: usize, out: &mut Vec<u8>) {
+    let length = length_of(out.len() - start - 4);
+    out[start..start + 4].copy_from_slice(&length);
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow_array::{Date32Array, Int32Array, ListArray, TimestampMicrosecondArray};
-    use arrow_schema::Schema;
-    use highwater_core::ErrorKind;
-
-    use super::*;
-
-    fn batch(array: impl Array + 'static) -> RecordBatch {
-        let field = Field::new("c", array.data_type().clone(), true);
-        RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::new(array)]).unwrap()
-    }
-
-    fn bytes(array: impl Array + 'static) -> Result<Vec<u8>> {
-        let prepared = Prepared::new(&batch(array), None)?;
-        let mut out = BytesMut::new();
-        assert_eq!(prepared.encode(0, usize::MAX, &mut out)?, prepared.rows());
-        Ok(out.to_vec())
-    }
-
-    #[test]
-    fn integers_and_null() {
-        let written = bytes(Int32Array::from(vec![Some(-2), None])).unwrap();
-        assert_eq!(written, [0, 1, 0, 0, 0, 4, 255, 255, 255, 254, 0, 1, 255, 255, 255, 255]);
-    }
-
-    #[test]
-    fn the_columns_of_a_staging_table_follow() {
-        let staged = Staged { first_ordinal: 7, operation: "d" };
-        let prepared = Prepared::new(&batch(Int32Array::from(vec![1])), Some(staged)).unwrap();
-        let mut out = BytesMut::new();
-        prepared.encode(0, usize::MAX, &mut out).unwrap();
-        assert_eq!(out[..2], [0, 3]);
-        assert_eq!(out[10..], [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, b'd']);
-    }
-
-    #[test]
-    fn encoding_stops_when_the_buffer_is_full_and_goes_on() {
-        let prepared = Prepared::new(&batch(Int32Array::from_iter_values(0..100)), None).unwrap();
-        let mut out = BytesMut::new();
-        let next = prepared.encode(0, 25, &mut out).unwrap();
-        assert_eq!((next, out.len()), (3, 30));
-        out.clear();
-        assert_eq!(prepared.encode(next, usize::MAX, &mut out).unwrap(), 100);
-        assert_eq!(out.len(), 970);
-    }
-
-    #[test]
-    fn days_and_instants_count_from_2000_and_infinity_stays() {
-        let days = bytes(Date32Array::from(vec![EPOCH_DAYS, i32::MAX])).unwrap();
-        assert_eq!(days[6..10], [0; 4]);
-        assert_eq!(days[16..20], i32::MAX.to_be_bytes());
-        let micros = vec![EPOCH_MICROS + 1, i64::MIN];
-        let instants = bytes(TimestampMicrosecondArray::from(micros)).unwrap();
-        assert_eq!(instants[6..14], 1_i64.to_be_bytes());
-        assert_eq!(instants[20..28], i64::MIN.to_be_bytes());
-        let beyond = bytes(TimestampMicrosecondArray::from(vec![i64::MIN + 1])).unwrap_err();
-        assert_eq!(beyond.kind(), ErrorKind::Data);
-    }
-
-    #[test]
-    fn a_nul_in_a_text_is_refused_by_name_of_its_column() {
-        let error = bytes(StringArray::from(vec!["a\0b"])).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Data);
-        assert_eq!(error.context_value("column"), Some("c"));
-        assert!(!error.full_message().contains('\0'));
-    }
-
-    #[test]
-    fn arrays_have_their_header() {
-        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>(vec![
-            Some(vec![Some(5), None]),
-            Some(vec![]),
-        ]);
-        let written = bytes(lists).unwrap();
-        let first: Vec<u8> =
-            [1_i32, 1, 23, 2, 1, 4, 5, -1].iter().flat_map(|i| i.to_be_bytes()).collect();
-        assert_eq!(written[2..6], 32_i32.to_be_bytes());
-        assert_eq!(written[6..38], first);
-        let empty: Vec<u8> = [12_i32, 0, 0, 23].iter().flat_map(|i| i.to_be_bytes()).collect();
-        assert_eq!(written[40..], empty);
-    }
-}
+mod tests;

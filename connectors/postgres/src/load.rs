@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use arrow_array::{Array, BinaryArray, RecordBatch};
 use arrow_buffer::{ArrowNativeType, Buffer};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::SinkExt;
 use highwater_core::{Error, Result};
 use tokio_postgres::CopyInSink;
@@ -18,7 +18,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// An open COPY. Dropping it without [`Load::finish`] makes the server undo it.
 pub(crate) struct Load {
     sink: Pin<Box<CopyInSink<Bytes>>>,
-    buffer: BytesMut,
+    buffer: Vec<u8>,
     rows_sent: u64,
 }
 
@@ -45,7 +45,7 @@ impl Load {
             .copy_in(statement.as_str())
             .await
             .map_err(|e| session.error("begin to load rows", e))?;
-        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES * 2);
+        let mut buffer = Vec::with_capacity(CHUNK_BYTES * 2);
         buffer.extend_from_slice(HEADER);
         Ok(Self { sink: Box::pin(sink), buffer, rows_sent: 0 })
     }
@@ -66,7 +66,7 @@ impl Load {
         while row < prepared.rows() {
             row = prepared.encode(row, CHUNK_BYTES, &mut self.buffer)?;
             if self.buffer.len() >= CHUNK_BYTES {
-                let chunk = self.buffer.split().freeze();
+                let chunk = self.chunk();
                 self.sink.feed(chunk).await.map_err(|e| session.error("load rows", e))?;
                 self.buffer.reserve(CHUNK_BYTES + CHUNK_BYTES / 4);
             }
@@ -87,13 +87,19 @@ impl Load {
         let tuples = Bytes::from_owner(Tuples(rows.values().slice_with_length(start, end - start)));
         let failed = |e| session.error("load rows", e);
         if !self.buffer.is_empty() {
-            self.sink.feed(self.buffer.split().freeze()).await.map_err(failed)?;
+            let chunk = self.chunk();
+            self.sink.feed(chunk).await.map_err(failed)?;
         }
         for start in (0..tuples.len()).step_by(CHUNK_BYTES) {
             let end = tuples.len().min(start + CHUNK_BYTES);
             self.sink.feed(tuples.slice(start..end)).await.map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// What is written so far.
+    fn chunk(&mut self) -> Bytes {
+        Bytes::from(std::mem::take(&mut self.buffer))
     }
 
     /// Ends the COPY, and counts: every row that was sent has to be there.
@@ -104,7 +110,8 @@ impl Load {
     pub(crate) async fn finish(mut self, session: &Session) -> Result<()> {
         self.buffer.extend_from_slice(&TRAILER);
         let failed = |e| session.error("load rows", e);
-        self.sink.feed(self.buffer.split().freeze()).await.map_err(failed)?;
+        let chunk = self.chunk();
+        self.sink.feed(chunk).await.map_err(failed)?;
         let loaded = self.sink.as_mut().finish().await.map_err(failed)?;
         if loaded == self.rows_sent {
             return Ok(());

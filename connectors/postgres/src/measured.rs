@@ -1,7 +1,6 @@
 //! What the benchmarks measure, without a server: not for anybody else.
 
 use arrow_array::RecordBatch;
-use bytes::BytesMut;
 use highwater_core::{Error, Result};
 
 use crate::decode::{Chunk, Decoder};
@@ -64,7 +63,7 @@ pub fn decode(copy: &[u8], columns: &[&str]) -> Result<usize> {
 pub fn encode(batch: &RecordBatch) -> Result<usize> {
     const CHUNK_BYTES: usize = 256 << 10;
     let prepared = Prepared::new(batch, None)?;
-    let mut buffer = BytesMut::with_capacity(2 * CHUNK_BYTES);
+    let mut buffer = Vec::with_capacity(2 * CHUNK_BYTES);
     let (mut row, mut bytes) = (0, 0);
     while row < batch.num_rows() {
         row = prepared.encode(row, CHUNK_BYTES, &mut buffer)?;

@@ -68,7 +68,7 @@ fn text_is_checked_and_jsonb_loses_its_version() {
 #[test]
 fn decimals_refuse_what_is_no_number() {
     let wire = Wire::Decimal { precision: 10, scale: 2 };
-    let mut bytes = bytes::BytesMut::new();
+    let mut bytes = Vec::new();
     numeric::encode_i128(-1_250, 2, &mut bytes);
     let array = column(&wire, &[Some(&bytes), None]).unwrap();
     assert_eq!(array.as_primitive::<Decimal128Type>().value(0), -1_250);
