@@ -16,6 +16,8 @@ mod mappings;
 mod not_here;
 mod plugin_configuration;
 mod plugins;
+mod seen;
 mod shapes;
 mod silent;
 mod transcript;
+mod wide_rows;
