@@ -194,7 +194,7 @@ fn flags_that_are_wrong() {
         "sync sync.yml --table orders",
         "sync sync.yml --name shop",
         "sync sync.yml --write-mode append",
-        "sync mysql://me:hunter2@host/db copy.db",
+        "sync oracle://me:hunter2@host/db copy.db",
     ] {
         assert_eq!(session.secret("hunter2").run(arguments), 2, "{arguments}");
     }

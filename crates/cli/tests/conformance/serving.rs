@@ -93,7 +93,7 @@ async fn it_listens_on_a_port_too() {
 #[test]
 fn a_name_that_is_none_is_refused_with_those_there_are() {
     for (arguments, words) in [
-        (&["plugin", "sqlit", "serve"][..], "adbc, duckdb, files, postgresql, sqlite"),
+        (&["plugin", "sqlit", "serve"][..], "adbc, duckdb, files, mysql, postgresql, sqlite"),
         (&["plugin", "serve"], "highwater plugin NAME serve"),
         (&["plugin", "sqlite", "serve", "--network", "udp"], "udp"),
         (
