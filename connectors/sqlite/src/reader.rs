@@ -29,12 +29,60 @@ enum Values {
     Integer(Int64Builder),
     Float(Float64Builder),
     Float32(Float32Builder),
-    Decimal(Decimal128Builder, u8, i8),
+    Decimal(Decimal128Builder, Digits),
     /// Text, and the text of numbers.
     Text(StringBuilder),
     Binary(BinaryBuilder),
     /// Text that has to be a value of the type; numbers by their text.
     Parsed(TextBuilder),
+}
+
+/// What fits a decimal column, and what of it is read without numbers of 128 bits.
+#[derive(Clone, Copy)]
+struct Digits {
+    precision: u8,
+    scale: i8,
+    /// What a number is multiplied with, and what the product has to stay below.
+    short: Option<(i64, i64)>,
+}
+
+impl Digits {
+    fn new(precision: u8, scale: i8) -> Self {
+        // So many digits a float holds exactly.
+        let digits = precision.min(15);
+        let factor = u32::try_from(scale).ok().and_then(|scale| 10_i64.checked_pow(scale));
+        let short = factor
+            .filter(|factor| *factor <= 1_000_000_000_000_000)
+            .map(|factor| (factor, 10_i64.pow(digits.into())));
+        Self { precision, scale, short }
+    }
+
+    /// The unscaled value of a whole number; `None` when it has too many digits.
+    fn of_integer(self, value: i64) -> Option<i128> {
+        if let Some((factor, limit)) = self.short
+            && let Some(unscaled) = value.checked_mul(factor)
+            && unscaled.unsigned_abs() < limit.unsigned_abs()
+        {
+            return Some(unscaled.into());
+        }
+        scaled(value.into(), self.scale.into(), self.precision)
+    }
+
+    /// The decimal that a float stands for, without the detour through its text: the one of
+    /// `scale` places, if the float is the nearest one to it and it has at most 15 digits. No two
+    /// decimals of so few digits have the same nearest float, so it is also the one of the
+    /// shortest digits.
+    fn of_real(self, value: f64) -> Option<i128> {
+        let (factor, limit) = self.short?;
+        let factor = factor as f64;
+        let product = value * factor;
+        // A product that this rounds the wrong way is not the value's below.
+        let unscaled = (product + 0.5_f64.copysign(product)) as i64;
+        // Both are whole numbers that a float holds exactly, so the quotient is the nearest float.
+        let is_it =
+            unscaled.unsigned_abs() < limit.unsigned_abs() && unscaled as f64 / factor == value;
+        is_it.then_some(unscaled.into())
+    }
 }
 
 /// A value is not one of the column's type; what it is instead.
@@ -56,7 +104,7 @@ impl Reader {
             (LogicalType::Decimal { .. }, DataType::Decimal128(precision, scale)) => {
                 let builder =
                     Decimal128Builder::new().with_precision_and_scale(*precision, *scale)?;
-                Values::Decimal(builder, *precision, *scale)
+                Values::Decimal(builder, Digits::new(*precision, *scale))
             }
             (LogicalType::Text, DataType::Utf8) => Values::Text(StringBuilder::new()),
             (LogicalType::Binary, DataType::Binary) => Values::Binary(BinaryBuilder::new()),
@@ -110,12 +158,11 @@ impl Reader {
             {
                 builder.append_value(value as f64);
             }
-            (Values::Decimal(builder, precision, scale), ValueRef::Integer(value)) => {
-                let unscaled = scaled(value.into(), (*scale).into(), *precision);
-                builder.append_value(unscaled.ok_or(Misfit("too many digits"))?);
+            (Values::Decimal(builder, digits), ValueRef::Integer(value)) => {
+                builder.append_value(digits.of_integer(value).ok_or(Misfit("too many digits"))?);
             }
-            (Values::Decimal(builder, precision, scale), ValueRef::Real(value)) => {
-                match short_decimal(value, *precision, *scale) {
+            (Values::Decimal(builder, digits), ValueRef::Real(value)) => {
+                match digits.of_real(value) {
                     Some(unscaled) => builder.append_value(unscaled),
                     None => return self.append_text_of(ValueRef::Real(value)),
                 }
@@ -158,8 +205,8 @@ impl Reader {
         };
         match &mut self.values {
             Values::Text(builder) => builder.append_value(text),
-            Values::Decimal(builder, precision, scale) => {
-                let unscaled = unscaled(text, *precision, *scale);
+            Values::Decimal(builder, digits) => {
+                let unscaled = unscaled(text, digits.precision, digits.scale);
                 builder.append_value(unscaled.ok_or(Misfit("other digits, or none"))?);
             }
             Values::Parsed(builder) => {
@@ -211,20 +258,6 @@ fn push_real(out: &mut String, value: f64) {
     } else {
         let _ = write!(out, "{value:?}");
     }
-}
-
-/// The decimal that a float stands for, without the detour through its text: the one of `scale`
-/// places, if the float is the nearest one to it and it has at most 15 digits. No two decimals of
-/// so few digits have the same nearest float, so it is also the one of the shortest digits.
-fn short_decimal(value: f64, precision: u8, scale: i8) -> Option<i128> {
-    const POWERS: [f64; 16] =
-        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
-    let power = *POWERS.get(usize::try_from(scale).ok()?)?;
-    let unscaled = (value * power).round();
-    let digits = usize::from(precision.min(15));
-    // Both are whole numbers that a float holds exactly, so the quotient is the nearest float.
-    let is_it = unscaled.abs() < POWERS[digits] && unscaled / power == value;
-    is_it.then_some(unscaled as i128)
 }
 
 /// `value` with `places` more zeros, if it has at most `precision` digits then.
@@ -321,7 +354,7 @@ mod tests {
             for (precision, scale) in
                 [(15, 2), (10, 2), (38, 10), (5, 0), (3, 3), (15, 15), (20, 5)]
             {
-                if let Some(short) = short_decimal(value, precision, scale) {
+                if let Some(short) = Digits::new(precision, scale).of_real(value) {
                     assert_eq!(Some(short), by_text(value, precision, scale), "{value:?}");
                     taken += 1;
                 }
@@ -341,9 +374,27 @@ mod tests {
             check(value);
         }
         assert!(taken > 500_000, "{taken}");
-        assert_eq!(short_decimal(979.19, 15, 2), Some(97_919));
-        assert_eq!(short_decimal(0.1 + 0.2, 15, 2), None);
-        assert_eq!(short_decimal(100.0, 2, 0), None);
+        assert_eq!(Digits::new(15, 2).of_real(979.19), Some(97_919));
+        assert_eq!(Digits::new(15, 2).of_real(0.1 + 0.2), None);
+        assert_eq!(Digits::new(2, 0).of_real(100.0), None);
+    }
+
+    #[test]
+    fn the_short_way_of_whole_numbers_is_the_long_way() {
+        let powers = (0..19).map(|power| 10_i64.pow(power));
+        let values = powers.flat_map(|power| [power - 1, power, power + 1]);
+        for value in values.chain([0, i64::MAX]).flat_map(|value| [value, -value]) {
+            for (precision, scale) in
+                [(15, 2), (10, 2), (38, 10), (5, 0), (3, 3), (38, 20), (38, 0), (9, -3), (18, 2)]
+            {
+                let long = scaled(value.into(), scale.into(), precision);
+                assert_eq!(
+                    Digits::new(precision, scale).of_integer(value),
+                    long,
+                    "{value} {precision} {scale}"
+                );
+            }
+        }
     }
 
     #[test]
