@@ -8,8 +8,8 @@ use highwater_core::crash::{self, CrashPoint};
 use highwater_core::types::type_name;
 use highwater_core::{
     Capabilities, Committed, Completion, Destination, DestinationDelivery, Error, ExistingTable,
-    Fence, Instant, Output, Partition, Plan, ReadMode, Result, SchemaChange, StateStore, Table,
-    TableName, TablePlan, TableRecord, WriteMode, Writer,
+    Fence, Instant, KeyDigests, KeyTable, Output, Partition, Plan, ReadMode, Result, SchemaChange,
+    StateStore, Table, TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::state::fenced;
 use highwater_sql::sweep::Begun;
@@ -18,6 +18,7 @@ use highwater_sql::{Dialect, ddl, derived, merge, read_back};
 use super::config::{Location, Spec};
 use super::dialect::DuckDbDialect;
 use super::file::File;
+use super::key_digests::{DuckDbKeys, Side};
 use super::store::{self, DuckDbStore, blocking};
 use super::types::{Stored, stored_field};
 use super::writer::DuckDbWriter;
@@ -134,6 +135,10 @@ impl Destination for DuckDbDestination {
         )?))
     }
 
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        Some(Box::new(DuckDbKeys::new(Side::Destination(self.file.clone()), table)))
+    }
+
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
         let (plan, table, fence) = (plan.clone(), table.clone(), fence.clone());
         let made = self.begun.has(&plan, table.name());
@@ -234,8 +239,14 @@ fn read_all(file: &File, wanted: &Table, output: &Output) -> Result<Completion> 
     let Some(relation) = catalog::relation(&mut session, &wanted.name)? else {
         return Ok(Completion::Complete);
     };
+    let plan = read_back::full_read(stored_as_asked(&relation, wanted));
+    source::read_whole(&mut session, plan, READ_ROWS, output)
+}
+
+/// The columns of a table that are wanted, in the types that it has: the case of a name does not
+/// matter here.
+pub(crate) fn stored_as_asked(relation: &catalog::Relation, wanted: &Table) -> Table {
     let mut found = relation.table();
-    // The case of a name does not matter here.
     let fields = found.schema.fields().iter().map(|field| {
         let mut asked =
             wanted.column_names().filter(|name| name.eq_ignore_ascii_case(field.name()));
@@ -244,8 +255,7 @@ fn read_all(file: &File, wanted: &Table, output: &Output) -> Result<Completion> 
             .map_or_else(|| field.as_ref().clone(), |name| field.as_ref().clone().with_name(name))
     });
     found.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let plan = read_back::full_read(read_back::selected(&found, wanted));
-    source::read_whole(&mut session, plan, READ_ROWS, output)
+    read_back::selected(&found, wanted)
 }
 
 /// Does `work` in one transaction, under the fence.

@@ -59,6 +59,13 @@ impl File {
         Database::open(&self.location, &self.setup, Access::Read)?.connect().map(Some)
     }
 
+    /// How many threads are enough to load rows while they are read; `None` where the user says
+    /// how many there are.
+    pub(crate) fn loading_threads(&self) -> Option<usize> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        self.setup.threads.is_none().then_some((processors / 2).max(1))
+    }
+
     /// The right to write, for which others in this process are waited for.
     ///
     /// # Errors

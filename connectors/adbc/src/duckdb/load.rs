@@ -3,7 +3,8 @@
 //! There are three ways. Rows that are only added go straight into their table, inside the
 //! transaction ([`Way::Straight`]). Rows with a key wait in a temporary table of the session and are
 //! merged at the commit ([`Way::Staged`]). And in a table that this run has made, rows with a key
-//! are put in straight too, and at the commit the older ones of equal keys go ([`Way::First`]).
+//! are put in straight too; at the commit the history of `append-dedup` is made of them, and the
+//! older ones of equal keys go ([`Way::First`]).
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::catalog::{Relation, number};
 use super::dialect::DuckDbDialect;
 use super::types::Stored;
 use super::values;
-use crate::session::{Session, Target};
+use crate::session::{Parameter, Session, Target};
 
 /// How rows come into their table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +41,7 @@ impl Way {
                 .any(|change| matches!(change, SchemaChange::CreateTable | SchemaChange::Recreate));
         match table.write_mode {
             WriteMode::Append | WriteMode::Replace => Self::Straight,
-            // Every version of a row is kept.
-            WriteMode::AppendDedup => Self::Staged,
+            WriteMode::AppendDedup if !keyed => Self::Staged,
             _ if !keyed => Self::Straight,
             _ if made && !derived::remembers_keys(table) => Self::First,
             _ => Self::Staged,
@@ -199,6 +199,35 @@ impl Load {
             DuckDbDialect.table(&table.target.name),
         ))?;
         session.run(&format!("DROP TABLE temp.{PASSING}"))
+    }
+
+    /// Makes history rows of the new rows of a table, those behind `last_row`, before they are
+    /// folded. `first` is the arrival order of the first, `now` the time of the run.
+    ///
+    /// # Errors
+    /// What DuckDB says.
+    pub(crate) fn add_history(
+        session: &mut Session,
+        table: &TablePlan,
+        last_row: i64,
+        first: i64,
+        now: Parameter,
+    ) -> Result<()> {
+        let from = DuckDbDialect.table(&table.target.name);
+        let names: Vec<_> = table.target.column_names().collect();
+        let names = ddl::quoted(&DuckDbDialect, &names);
+        let own = ddl::quoted(
+            &DuckDbDialect,
+            &[derived::SEQUENCE, derived::OPERATION, derived::SYNCED_AT],
+        );
+        // Rows are numbered as they have come, without a gap while none of them is deleted.
+        let sql = format!(
+            "INSERT INTO {} ({names}, {own}) SELECT {names}, \
+             $1 + rowid - (SELECT min(rowid) FROM {from} WHERE rowid > {last_row}), 'u', $2 \
+             FROM {from} WHERE rowid > {last_row}",
+            DuckDbDialect.table(&derived::history(table, &DuckDbDialect).name),
+        );
+        session.change(&sql, &[Parameter::from(first), now]).map(drop)
     }
 
     /// Leaves the newest row of each key in a table that has got new rows behind `last_row`; returns

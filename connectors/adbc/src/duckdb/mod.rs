@@ -2,7 +2,7 @@
 //!
 //! `config.rs` is what the user says, `database.rs` the open file, `file.rs` a destination's hold on
 //! it. `types.rs` and `values.rs` say what is stored as what. `destination.rs`, `writer.rs` with
-//! `load.rs`, and `store.rs` do what the contracts of the engine ask for.
+//! `load.rs`, `key_digests.rs` and `store.rs` do what the contracts of the engine ask for.
 
 pub(crate) mod catalog;
 pub(crate) mod config;
@@ -10,6 +10,7 @@ pub(crate) mod database;
 pub(crate) mod destination;
 mod dialect;
 mod file;
+pub(crate) mod key_digests;
 mod load;
 mod mark;
 mod rebuild;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::{
     Batch, Checkpoint, Committed, CommittedTables, Deletion, Error, Fence, Op, Plan, Result,
-    TableName, TablePlan, TableRecord, Writer,
+    TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
 use highwater_sql::deletion::Removal;
 use highwater_sql::merge::{self, Counts};
@@ -58,6 +58,7 @@ impl DuckDbWriter {
             tables: BTreeMap::new(),
             removed: CommittedTables::new(),
             pending_bytes: 0,
+            threads: Threads::All,
         };
         for name in tables {
             worker.load(name)?;
@@ -119,6 +120,17 @@ struct Worker {
     /// What conditions have removed in the open transaction.
     removed: CommittedTables,
     pending_bytes: usize,
+    threads: Threads,
+}
+
+/// How many threads DuckDB uses. While one of them waits for rows that another one loads, it does
+/// not sleep but looks for work all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Threads {
+    /// One per processor.
+    All,
+    /// Half of them: the rest of the machine reads the source meanwhile.
+    Few,
 }
 
 /// The plan by which rows are written.
@@ -259,16 +271,16 @@ impl Worker {
     /// A first load goes on as it began while all rows are of this run, and no deletion is
     /// remembered that has to be looked up for each row. Otherwise rows are merged.
     fn continue_first(&mut self, table: &TablePlan, made: bool) -> Result<()> {
-        let ordered = derived::is_ordered(table.write_mode);
-        let mut last_row = self.last_row(&table.target.name)?;
-        let goes_on = last_row < 0 || (made && !ordered);
-        if goes_on && ordered {
+        let last_row = self.last_row(&table.target.name)?;
+        let mut goes_on = last_row < 0 || made;
+        if goes_on && derived::is_ordered(table.write_mode) {
             // There may be deletions without a row.
-            last_row = self.last_row(&derived::tombstones(table, &DuckDbDialect).name)?;
+            let tombstones = derived::tombstones(table, &DuckDbDialect).name;
+            goes_on = self.last_row(&tombstones)? < 0;
         }
         let load = self.load(table.name())?;
         load.last_row = last_row;
-        if goes_on && (last_row < 0 || !ordered) {
+        if goes_on {
             return Ok(());
         }
         load.stage_pending()?;
@@ -290,7 +302,9 @@ impl Worker {
 
     fn flush_all(&mut self) -> Result<()> {
         let written = Arc::clone(&self.written);
-        self.session()?;
+        if self.tables.values().any(Load::is_waiting) {
+            self.use_threads(Threads::Few)?;
+        }
         let Some(session) = &mut self.session else { return Ok(()) };
         for (name, load) in &mut self.tables {
             load.flush(session, &planned(&written, name)?)?;
@@ -318,6 +332,7 @@ impl Worker {
             crash::at(CrashPoint::CommitState);
         }
         self.session()?.run("COMMIT")?;
+        self.use_threads(Threads::All)?;
         self.lock = None;
         for name in &names {
             self.begun.add(&self.plan, name);
@@ -341,6 +356,10 @@ impl Worker {
                 committed = self.merge(&table, &staging, deletes > 0).map_err(at)?;
             }
             (Way::First, _) if upserts > 0 => {
+                self.use_threads(Threads::All)?;
+                if table.write_mode == WriteMode::AppendDedup {
+                    self.add_history(&table, last_row).map_err(at)?;
+                }
                 let left = Load::fold_first(self.session()?, &table, last_row);
                 committed.written = left.map_err(at)?;
                 crash::at(CrashPoint::CommitRows);
@@ -351,7 +370,30 @@ impl Worker {
         Ok(committed)
     }
 
+    fn add_history(&mut self, table: &TablePlan, last_row: i64) -> Result<()> {
+        let fence = self.plan.state_with_data.then(|| self.fence.clone());
+        let now = schema::instant(self.plan.started_at);
+        let session = self.session()?;
+        let first = upkeep::first_sequence(session, table, fence.as_ref())?;
+        Load::add_history(session, table, last_row, first, now)?;
+        crash::at(CrashPoint::CommitHistory);
+        Ok(())
+    }
+
+    /// Sets how many threads the next statements have, unless the user says how many.
+    fn use_threads(&mut self, threads: Threads) -> Result<()> {
+        let Some(few) = self.file.loading_threads().filter(|_| self.threads != threads) else {
+            return Ok(());
+        };
+        self.threads = threads;
+        self.session()?.run(&match threads {
+            Threads::All => "RESET GLOBAL threads".to_owned(),
+            Threads::Few => format!("SET GLOBAL threads = {few}"),
+        })
+    }
+
     fn merge(&mut self, table: &TablePlan, staging: &str, any_deleted: bool) -> Result<Committed> {
+        self.use_threads(Threads::All)?;
         let (fence, sync) = (self.fence.clone(), self.plan.sync.clone());
         let with_state = self.plan.state_with_data;
         let now = schema::instant(self.plan.started_at);

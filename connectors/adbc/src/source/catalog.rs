@@ -42,6 +42,6 @@ pub(super) fn relations(session: &mut Session) -> Result<Vec<Relation>> {
 }
 
 /// A table as a statement calls it, with its schema.
-pub(super) fn quoted(name: &TableName) -> String {
+pub(crate) fn quoted(name: &TableName) -> String {
     format!("{}.{}", quote(name.namespace.as_deref().unwrap_or(MAIN)), quote(&name.name))
 }

@@ -19,16 +19,18 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use async_trait::async_trait;
 use highwater_core::{
-    Completion, Error, Instant, NullCursor, Output, Partition, Plan, ReadMode, Result, Source,
-    SourceDelivery, State, Table, TablePlan,
+    Completion, Error, Instant, KeyDigests, KeyTable, NullCursor, Output, Partition, Plan,
+    ReadMode, Result, Source, SourceDelivery, State, Table, TablePlan,
 };
 use highwater_sql::boundary::InclusiveCursor;
 
 use crate::duckdb::catalog::Relation;
 use crate::duckdb::config::{Location, Setup, Spec};
 use crate::duckdb::database::{Access, Database};
+use crate::duckdb::key_digests::{DuckDbKeys, Side};
 use crate::session::Session;
 use abandon::Abandon;
+pub(crate) use catalog::quoted;
 use read::Job;
 
 /// A name as an identifier.
@@ -59,6 +61,23 @@ pub(crate) fn read_whole(
     output: &Output,
 ) -> Result<Completion> {
     read::table(session, &Job { plan, saved: None, batch_rows }, output)
+}
+
+/// Sends those rows of a table of which `condition`, with its WHERE, is true. The session is in a
+/// transaction, which stays open.
+///
+/// # Errors
+/// As [`Source::read`].
+pub(crate) fn read_where(
+    session: &mut Session,
+    plan: TablePlan,
+    relation: &Relation,
+    condition: &str,
+    batch_rows: usize,
+    output: &Output,
+) -> Result<Completion> {
+    let job = Job { plan, saved: None, batch_rows };
+    read::rows_where(session, &job, relation, condition, output)
 }
 
 /// A database file that rows are read from.
@@ -149,6 +168,11 @@ impl Source for DuckDbSource {
             Ok(if rows > 0 { vec![left_out] } else { Vec::new() })
         })
         .await
+    }
+
+    fn key_digests(&self, table: &KeyTable) -> Option<Box<dyn KeyDigests>> {
+        let side = Side::Source(self.location.clone(), self.setup.clone());
+        Some(Box::new(DuckDbKeys::new(side, table)))
     }
 
     async fn partitions(&self, plan: &Plan, _state: &State) -> Result<Vec<Partition>> {

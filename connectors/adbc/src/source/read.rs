@@ -46,14 +46,8 @@ pub(super) fn table(session: &mut Session, job: &Job, output: &Output) -> Result
         condition = cursor::condition(&boundary)?;
         inclusive = Some(boundary);
     }
-    let columns = columns(plan, &relation)?;
-    let selected: Vec<_> = columns.iter().map(|column| column.sql.as_str()).collect();
-    // A table that is read for its number of rows only has no columns.
-    let selected = if selected.is_empty() { "TRUE".to_owned() } else { selected.join(", ") };
-    let sql = format!("SELECT {selected} FROM {} AS t{condition}", quoted(plan.name()));
-    let sent = columns.into_iter().map(|column| column.sent).collect();
-    let mut reading = Reading { job, output, inclusive, sent };
-    if reading.rows(session, &sql)? == Completion::Stopped {
+    let mut reading = Reading { job, output, inclusive, sent: Vec::new() };
+    if reading.rows(session, &relation, &condition)? == Completion::Stopped {
         return Ok(Completion::Stopped);
     }
     crash::at(CrashPoint::ReadRows);
@@ -67,6 +61,20 @@ pub(super) fn table(session: &mut Session, job: &Job, output: &Output) -> Result
         output.blocking_checkpoint(Checkpoint::of(key, boundary.finish()?))?;
     }
     Ok(Completion::Complete)
+}
+
+/// Sends the rows of which `condition`, with its WHERE, is true, in the open transaction.
+///
+/// # Errors
+/// As [`table`].
+pub(super) fn rows_where(
+    session: &mut Session,
+    job: &Job,
+    relation: &Relation,
+    condition: &str,
+    output: &Output,
+) -> Result<Completion> {
+    Reading { job, output, inclusive: None, sent: Vec::new() }.rows(session, relation, condition)
 }
 
 /// The relation that the plan reads.
@@ -129,8 +137,20 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Hands the rows on as they come; DuckDB computes no more of them than are waited for.
-    fn rows(&mut self, session: &mut Session, sql: &str) -> Result<Completion> {
-        let mut rows = session.query(sql, &[])?;
+    fn rows(
+        &mut self,
+        session: &mut Session,
+        relation: &Relation,
+        condition: &str,
+    ) -> Result<Completion> {
+        let columns = columns(&self.job.plan, relation)?;
+        let selected: Vec<_> = columns.iter().map(|column| column.sql.as_str()).collect();
+        // A table that is read for its number of rows only has no columns.
+        let selected = if selected.is_empty() { "TRUE".to_owned() } else { selected.join(", ") };
+        let from = quoted(self.job.plan.name());
+        let sql = format!("SELECT {selected} FROM {from} AS t{condition}");
+        self.sent = columns.into_iter().map(|column| column.sent).collect();
+        let mut rows = session.query(&sql, &[])?;
         let schema = self.job.plan.source.schema.clone();
         let mut pending = Pending::default();
         while let Some(sent) = rows.next()? {

@@ -35,6 +35,6 @@ highwater_testkit::suites! { file!() =>
     destination, append, overwrite, delete_stale, append_dedup, replace,
     state, schema, schema_by_key, types, types_by_key,
     many_tables, recreate, deletion, read_back,
-    generation, rebuild, replace_dedup, sweep, compaction,
+    generation, rebuild, replace_dedup, sweep, compaction, key_digests,
     source, cursor,
 }
