@@ -22,7 +22,8 @@ pub(crate) struct Spec {
     /// beside the file while the sync runs.
     #[serde(default)]
     pub(crate) memory_limit: Option<String>,
-    /// The threads that DuckDB may use (default: one per processor).
+    /// The threads that DuckDB may use (default: one per processor, and half of them while rows
+    /// are loaded).
     #[serde(default)]
     pub(crate) threads: Option<u32>,
     /// The shared library of DuckDB, or the folder that holds it (default: `HIGHWATER_DUCKDB_LIB`,

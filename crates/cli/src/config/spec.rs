@@ -231,7 +231,7 @@ pub struct TableSettings {
     /// so removes its row, in the write modes with a primary key. `soft`: such a record is a row
     /// like others. `reconcile`: as `hard`, and rows that the source has no more are removed in
     /// every sync: keys are compared after the read, by counts and hashes inside both databases,
-    /// and only those that differ are fetched. Between PostgreSQL and SQLite, for keys of
+    /// and only those that differ are fetched. Between PostgreSQL, SQLite and DuckDB, for keys of
     /// numbers, texts, UUIDs, booleans, dates, timestamps, decimals and bytes; elsewhere every sync
     /// reads the whole table, and a note says why. With a `sweep`, every sweep removes the rows
     /// that it did not bring, and keys are not compared.
