@@ -248,6 +248,9 @@ impl Column {
     }
 
     fn numeric(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
+        if numeric::put_plain_text(text, out) {
+            return Ok(());
+        }
         let start = begin(out);
         if numeric::encode_text(text, out).is_none() {
             return Err(self.unfit("A value is not a number that PostgreSQL can hold"));

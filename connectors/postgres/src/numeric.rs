@@ -177,6 +177,35 @@ fn put_long(value: i128, scale: i8, out: &mut Vec<u8>) {
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
+/// Writes a plain decimal text (`-12.50`) of at most 16 digits with its length; `false` when the text
+/// is something else, and nothing is written then.
+#[inline]
+pub(crate) fn put_plain_text(text: &str, out: &mut Vec<u8>) -> bool {
+    let bytes = text.as_bytes();
+    let (negative, digits) = match bytes.split_first() {
+        Some((b'-', rest)) => (true, rest),
+        _ => (false, bytes),
+    };
+    // One more for the point.
+    if digits.len() > 17 {
+        return false;
+    }
+    let (mut value, mut point) = (0_i64, None);
+    for (at, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + i64::from(byte - b'0'),
+            b'.' if point.is_none() => point = Some(at),
+            _ => return false,
+        }
+    }
+    let scale = point.map_or(0, |point| digits.len() - point - 1);
+    if digits.len() == usize::from(point.is_some()) {
+        return false;
+    }
+    put_i128(if negative { -value } else { value }.into(), scale as i8, out);
+    true
+}
+
 /// Writes `value / 10^scale`, without the length that comes before it.
 pub(crate) fn encode_i128(value: i128, scale: i8, out: &mut Vec<u8>) {
     let Ok(scale) = u16::try_from(scale) else {
@@ -360,6 +389,23 @@ mod tests {
         for cut in 0..groups.len() {
             assert_eq!(decode_i128(&groups[..cut], 0), Err(NumericError::Malformed));
         }
+    }
+
+    #[test]
+    fn a_plain_text_is_the_number_of_the_text() {
+        let plain = ["0", "-0", "0.00", "5", "-12.50", "12.", ".5", "0001.10", "9999999999999999"];
+        for number in plain.iter().chain(&["-0.000000000000001", "123456789012.3456", "10000"]) {
+            let mut out = Vec::new();
+            assert!(put_plain_text(number, &mut out), "{number}");
+            assert_eq!(out[4..], text(number), "{number}");
+            assert_eq!(out[..4], (out.len() as u32 - 4).to_be_bytes(), "{number}");
+        }
+        let mut out = Vec::new();
+        for other in ["", "-", ".", "-.", "1e5", "+1", "1.2.3", "--1", "NaN", "123456789012345678"]
+        {
+            assert!(!put_plain_text(other, &mut out), "{other}");
+        }
+        assert!(out.is_empty());
     }
 
     #[test]
