@@ -22,6 +22,8 @@ pub(crate) struct Relation {
     pub kind: RelationKind,
     /// Whether it stores row versions with a transaction id (`xmin`).
     pub has_row_versions: bool,
+    /// Whether it has or had partitions or children.
+    pub may_have_children: bool,
     /// Whether row security hides rows from this role.
     pub row_security: bool,
     /// The primary key; without one, the unique index that stands in for it where key columns
@@ -151,26 +153,13 @@ pub(crate) fn schema_of(name: &TableName) -> &str {
     name.namespace.as_deref().unwrap_or("public")
 }
 
+/// Without any subquery: to plan those costs the server more than to answer.
 const RELATIONS: &str = "
-SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, coalesce(am.amname::text, ''),
-       pg_catalog.row_security_active(c.oid),
-       ARRAY(SELECT a.attname::text
-             FROM pg_catalog.pg_index i
-             CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
-             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-             WHERE i.indexrelid = (
-               SELECT p.indexrelid FROM pg_catalog.pg_index p
-               JOIN pg_catalog.pg_class pc ON pc.oid = p.indexrelid
-               WHERE p.indrelid = c.oid
-                 AND (p.indisprimary OR p.indisunique AND pc.relname ~ '_highwater_key$')
-               ORDER BY p.indisprimary DESC, p.indexrelid LIMIT 1)
-             ORDER BY k.position),
-       EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h
-               JOIN pg_catalog.pg_class l ON l.oid = h.inhrelid
-               WHERE h.inhparent = c.oid AND l.relkind = 'f')
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text,
+       -- The number that `heap` has for ever.
+       c.relam = 2, pg_catalog.row_security_active(c.oid), c.relhassubclass
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')";
 
 const READABLE: &str = "
@@ -180,8 +169,36 @@ const READABLE: &str = "
   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
   AND pg_catalog.has_any_column_privilege(c.oid, 'SELECT')";
 
+/// As [`RELATIONS`], by the index of names. A name that is longer than one can be is none.
 const NAMED: &str = "
-  AND (n.nspname::text, c.relname::text) IN (SELECT * FROM unnest($1::text[], $2::text[]))";
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text,
+       c.relam = 2, pg_catalog.row_security_active(c.oid), c.relhassubclass
+FROM unnest($1::text[], $2::text[]) AS k(schema, name)
+JOIN pg_catalog.pg_namespace n ON n.nspname = k.schema::name AND n.nspname::text = k.schema
+JOIN pg_catalog.pg_class c
+  ON c.relnamespace = n.oid AND c.relname = k.name::name AND c.relname::text = k.name
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')";
+
+const COLUMNS: &str = "
+SELECT a.attrelid, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
+       pg_catalog.format_type(a.atttypid, a.atttypmod), a.attndims::int4, a.attnum
+FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum";
+
+/// The first of a relation is its key. The name of an index may be quoted.
+const KEYS: &str = r#"
+SELECT i.indrelid, i.indkey::int2[]
+FROM pg_catalog.pg_index i
+WHERE i.indrelid = ANY ($1)
+  AND (i.indisprimary
+       OR i.indisunique AND i.indexrelid::pg_catalog.regclass::text ~ '_highwater_key"?$')
+ORDER BY i.indisprimary DESC, i.indexrelid"#;
+
+const WITH_FOREIGN_CHILDREN: &str = "
+SELECT DISTINCT h.inhparent
+FROM pg_catalog.pg_inherits h JOIN pg_catalog.pg_class l ON l.oid = h.inhrelid
+WHERE h.inhparent = ANY ($1) AND l.relkind = 'f'";
 
 /// Reads relations with their columns and the types that these use.
 ///
@@ -199,14 +216,15 @@ pub(crate) async fn relations(
         Selection::Names(names) => {
             let schemas: Vec<&str> = names.iter().map(schema_of).collect();
             let tables: Vec<&str> = names.iter().map(|n| n.name.as_str()).collect();
-            let statement = format!("{RELATIONS}{NAMED}");
             let parameters: [(&(dyn ToSql + Sync), Type); 2] =
                 [(&schemas, Type::TEXT_ARRAY), (&tables, Type::TEXT_ARRAY)];
-            rows(client, &statement, &parameters).await?
+            rows(client, NAMED, &parameters).await?
         }
     };
     let mut relations: Vec<Relation> = rows.iter().map(relation).collect::<Result<_>>()?;
     relations.sort_by(|a, b| a.name.cmp(&b.name));
+    relations.dedup_by_key(|relation| relation.oid);
+    look_at_children(client, &mut relations).await?;
     add_columns(client, &mut relations).await?;
     let used = relations.iter().flat_map(|r| &r.columns).map(|c| c.type_oid).collect();
     let types = user_types(client, used).await?;
@@ -243,9 +261,8 @@ fn relation(row: &Row) -> Result<Relation> {
         "f" => RelationKind::Foreign,
         _ => RelationKind::Table,
     };
-    let foreign_children: bool = get(row, 7)?;
     let has_row_versions = match kind {
-        RelationKind::Table | RelationKind::MaterializedView => get::<&str>(row, 4)? == "heap",
+        RelationKind::Table | RelationKind::MaterializedView => get(row, 4)?,
         RelationKind::Partitioned => true,
         RelationKind::View | RelationKind::Foreign => false,
     };
@@ -253,34 +270,63 @@ fn relation(row: &Row) -> Result<Relation> {
         oid: get(row, 0)?,
         name: table_name(get(row, 1)?, get(row, 2)?),
         kind,
-        has_row_versions: has_row_versions && !foreign_children,
+        has_row_versions,
+        may_have_children: get(row, 6)?,
         row_security: get(row, 5)?,
-        primary_key: get(row, 6)?,
+        primary_key: Vec::new(),
         columns: Vec::new(),
     })
 }
 
+/// What is stored in another server has no row versions here.
+async fn look_at_children(client: &Client, relations: &mut [Relation]) -> Result<()> {
+    let parents = relations.iter().filter(|relation| relation.may_have_children);
+    let parents: Vec<u32> = parents.map(|relation| relation.oid).collect();
+    if parents.is_empty() {
+        return Ok(());
+    }
+    let found = rows(client, WITH_FOREIGN_CHILDREN, &[(&parents, Type::OID_ARRAY)]).await?;
+    for row in found {
+        let parent: u32 = get(&row, 0)?;
+        for relation in relations.iter_mut().filter(|relation| relation.oid == parent) {
+            relation.has_row_versions = false;
+        }
+    }
+    Ok(())
+}
+
 async fn add_columns(client: &Client, relations: &mut [Relation]) -> Result<()> {
+    if relations.is_empty() {
+        return Ok(());
+    }
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
-    let statement = "
-        SELECT a.attrelid, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
-               pg_catalog.format_type(a.atttypid, a.atttypmod), a.attndims::int4
-        FROM pg_catalog.pg_attribute a
-        WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
-        ORDER BY a.attrelid, a.attnum";
-    let mut columns: BTreeMap<u32, Vec<Column>> = BTreeMap::new();
-    for row in rows(client, statement, &[(&oids, Type::OID_ARRAY)]).await? {
-        columns.entry(get(&row, 0)?).or_default().push(Column {
+    let of: [(&(dyn ToSql + Sync), Type); 1] = [(&oids, Type::OID_ARRAY)];
+    // Both on the way at once.
+    let (found, indexes) = tokio::try_join!(rows(client, COLUMNS, &of), rows(client, KEYS, &of))?;
+    let mut columns: BTreeMap<u32, Vec<(i16, Column)>> = BTreeMap::new();
+    for row in found {
+        let column = Column {
             name: get(&row, 1)?,
             type_oid: get(&row, 2)?,
             type_modifier: get(&row, 3)?,
             not_null: get(&row, 4)?,
             declared: get(&row, 5)?,
             dimensions: get(&row, 6)?,
-        });
+        };
+        columns.entry(get(&row, 0)?).or_default().push((get(&row, 7)?, column));
+    }
+    let mut keys: BTreeMap<u32, Vec<i16>> = BTreeMap::new();
+    for row in indexes {
+        let key = get(&row, 1)?;
+        keys.entry(get(&row, 0)?).or_insert(key);
     }
     for relation in relations {
-        relation.columns = columns.remove(&relation.oid).unwrap_or_default();
+        let columns = columns.remove(&relation.oid).unwrap_or_default();
+        let named = |number: &i16| columns.iter().find(|(known, _)| known == number);
+        let key = keys.remove(&relation.oid).unwrap_or_default();
+        relation.primary_key =
+            key.iter().filter_map(named).map(|(_, column)| column.name.clone()).collect();
+        relation.columns = columns.into_iter().map(|(_, column)| column).collect();
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::catalog::{self, Relation, RelationKind, Selection, get};
+use crate::catalog::{self, Relation, RelationKind, Selection, UserTypes, get};
 use crate::dialect::PostgresDialect;
 use crate::fit;
 use crate::names;
@@ -189,11 +189,24 @@ pub(crate) async fn apply(
 pub(crate) async fn make_history(session: &Session, table: &TablePlan) -> Result<Vec<String>> {
     let mut ran = Vec::new();
     let belongings = belongings::plans(table, &PostgresDialect);
-    if belongings.is_empty() || find(session, &table.target.name).await?.is_none() {
+    if belongings.is_empty() {
         return Ok(ran);
     }
-    for belonging in belongings {
-        if lacking(session, &belonging).await?.is_empty() {
+    let mut names = vec![with_schema(session, &table.target.name).await?];
+    for belonging in &belongings {
+        names.push(with_schema(session, &belonging.target.name).await?);
+    }
+    // One look at all of them: mostly nothing is to be made.
+    let (relations, types) = catalog::relations(session, Selection::Names(&names)).await?;
+    let found = |name: &TableName| {
+        let name = catalog::table_name(catalog::schema_of(name), &name.name);
+        relations.iter().find(|relation| relation.name == name)
+    };
+    if found(&names[0]).is_none() {
+        return Ok(ran);
+    }
+    for (belonging, name) in belongings.into_iter().zip(&names[1..]) {
+        if missing(&belonging, found(name), &types)?.is_empty() {
             continue;
         }
         lock(session, &table.target.name).await?;
@@ -213,8 +226,16 @@ async fn lacking(session: &Session, belonging: &TablePlan) -> Result<Vec<SchemaC
     let name = with_schema(session, &belonging.target.name).await?;
     let selection = Selection::Names(std::slice::from_ref(&name));
     let (relations, types) = catalog::relations(session, selection).await?;
-    let Some(there) = relations.first() else { return Ok(vec![SchemaChange::CreateTable]) };
-    belongings::missing(belonging, &there.table(&types), stored::stored_field, typmod::holds)
+    missing(belonging, relations.first(), &types)
+}
+
+fn missing(
+    belonging: &TablePlan,
+    there: Option<&Relation>,
+    types: &UserTypes,
+) -> Result<Vec<SchemaChange>> {
+    let Some(there) = there else { return Ok(vec![SchemaChange::CreateTable]) };
+    belongings::missing(belonging, &there.table(types), stored::stored_field, typmod::holds)
 }
 
 /// Makes the new table beside the old one, where the run is still to make the table anew: readers

@@ -347,10 +347,16 @@ impl Destination for PostgresDestination {
 
     async fn finish(&self, plan: &Plan, table: &TablePlan, fence: &Fence) -> Result<Committed> {
         let session = self.connector.writer_session(fence).await?;
-        let backend = outcome::backend(&session).await?;
-        session.run("begin", "BEGIN").await?;
+        let backend = session.backend().await?;
         if plan.state_with_data {
-            check_fence(&session, fence).await?;
+            // Both on the way at once, in this order.
+            tokio::try_join!(
+                biased;
+                session.run("begin", "BEGIN"),
+                check_fence(&session, fence),
+            )?;
+        } else {
+            session.run("begin", "BEGIN").await?;
         }
         let committed = self.apply(&session, plan, table, fence).await?;
         if plan.state_with_data {

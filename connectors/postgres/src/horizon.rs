@@ -60,28 +60,27 @@ pub(crate) struct Probe {
     pub system: Option<String>,
 }
 
+/// By the functions behind the views: to plan these costs the server more than to answer.
 const PROBE: &str = "
-WITH here AS (
-  SELECT a.xact_start, a.state
-  FROM pg_catalog.pg_stat_activity a
-  WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
-), times AS (
-  SELECT (SELECT min(xact_start) FROM here) AS oldest, pg_catalog.clock_timestamp() AS now,
-         -- A client whose state is not shown may have a transaction open.
-         EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a
-                 WHERE a.datname = pg_catalog.current_database()
-                   AND a.xact_start IS NULL
-                   AND (a.state = 'disabled'
-                        OR a.query = '<insufficient privilege>')) AS hidden,
-         pg_catalog.pg_is_in_recovery() AS standby
+WITH seen AS (
+  SELECT a.pid, a.xact_start, a.state, a.query
+  FROM pg_catalog.pg_stat_get_activity(NULL) a
+  WHERE a.datid = (SELECT d.oid FROM pg_catalog.pg_database d
+                   WHERE d.datname = pg_catalog.current_database())
 )
-SELECT (extract(epoch FROM oldest) * 1000000)::int8, (extract(epoch FROM now) * 1000000)::int8,
-       hidden, standby,
-       ARRAY(SELECT p.transaction::text FROM pg_catalog.pg_prepared_xacts p
-             WHERE p.database = pg_catalog.current_database()),
+SELECT (extract(epoch FROM (SELECT min(xact_start) FROM seen
+                            WHERE pid <> pg_catalog.pg_backend_pid())) * 1000000)::int8,
+       (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8,
+       -- A client whose state is not shown may have a transaction open.
+       EXISTS (SELECT 1 FROM seen
+               WHERE xact_start IS NULL
+                 AND (state = 'disabled' OR query = '<insufficient privilege>')),
+       pg_catalog.pg_is_in_recovery(),
+       ARRAY(SELECT p.transaction::text FROM pg_catalog.pg_prepared_xact() p
+             WHERE p.dbid = (SELECT d.oid FROM pg_catalog.pg_database d
+                             WHERE d.datname = pg_catalog.current_database())),
        CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
-            THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) END
-FROM times";
+            THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) END";
 
 /// Looks at the open transactions. Has to run before the snapshot is taken: a transaction that
 /// ends in between is visible to the snapshot, one that begins in between is later than the

@@ -5,7 +5,7 @@
 
 use highwater_core::{Error, Fence, Result, TableName};
 use highwater_sql::state::StateSql;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::catalog::{self, get};
 use crate::dialect::PostgresDialect;
@@ -13,12 +13,6 @@ use crate::session::Session;
 use crate::store::{self, epoch};
 
 const SQL: StateSql<'static> = StateSql(&PostgresDialect);
-
-/// The process of the server that a session talks to.
-pub(crate) async fn backend(session: &Session) -> Result<i32> {
-    let rows = catalog::rows(session, "SELECT pg_catalog.pg_backend_pid()", &[]).await?;
-    rows.first().map_or(Ok(0), |row| get(row, 0))
-}
 
 /// Whether an error of COMMIT leaves open what happened.
 pub(crate) fn is_lost(error: &tokio_postgres::Error) -> bool {
@@ -42,7 +36,9 @@ pub(crate) async fn find_out(
     lost: Error,
 ) -> Result<()> {
     after(session, backend, fence).await?;
-    let rows = session.query(&SQL.sequence(), &[&fence.sync, &writer]).await;
+    let named: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&fence.sync, Type::TEXT), (&writer, Type::TEXT)];
+    let rows = session.query_typed(&SQL.sequence(), &named).await;
     let rows = rows.map_err(|e| session.error("read the number of the commit", e))?;
     session.run("end the look-up", "COMMIT").await?;
     let found = match rows.first() {
@@ -72,7 +68,8 @@ async fn after(session: &Session, backend: i32, fence: &Fence) -> Result<()> {
                AND usename = current_user";
     catalog::rows(session, end, &[(&backend, Type::INT4)]).await?;
     session.run("begin", "BEGIN").await?;
-    let held = session.query(&SQL.look_at_lease(true), &[&fence.sync]).await;
+    let named: [(&(dyn ToSql + Sync), Type); 1] = [(&fence.sync, Type::TEXT)];
+    let held = session.query_typed(&SQL.look_at_lease(true), &named).await;
     held.map_err(|e| session.error("wait for the lost session", e))?;
     Ok(())
 }

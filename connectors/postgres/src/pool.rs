@@ -18,6 +18,8 @@ use crate::session::Session;
 
 /// After so long without use a session is closed: what lies between may have forgotten it.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+/// After so short a time the session is taken as it is: to ask costs as much as what it is for.
+const JUST_NOW: Duration = Duration::from_millis(20);
 
 /// The sessions that wait for their next use, each with the time of its last one.
 #[derive(Default)]
@@ -30,10 +32,10 @@ impl Idle {
         waiting.push((session, Instant::now()));
     }
 
-    fn take(&self) -> Option<Session> {
+    fn take(&self) -> Option<(Session, Instant)> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|(session, since)| since.elapsed() < IDLE_MAX && !session.is_closed());
-        waiting.pop().map(|(session, _)| session)
+        waiting.pop()
     }
 
     fn close(&self) {
@@ -61,9 +63,10 @@ impl Pool {
     /// # Errors
     /// As [`Session::open`].
     pub(crate) async fn session(&self, name: Option<&str>) -> Result<Session> {
-        while let Some(mut session) = self.0.idle.take() {
+        while let Some((mut session, since)) = self.0.idle.take() {
+            let is_fresh = session.has_name(name) && since.elapsed() < JUST_NOW;
             // The server may have ended it meanwhile: this tells.
-            if session.set_name(name).await.is_ok() {
+            if is_fresh || session.set_name(name).await.is_ok() {
                 session.belongs_to(&self.0.idle);
                 return Ok(session);
             }
@@ -73,6 +76,12 @@ impl Pool {
         let mut session = Session::open(&self.0.target, &settings, name).await?;
         session.belongs_to(&self.0.idle);
         Ok(session)
+    }
+
+    /// Whether the sessions may be of several servers.
+    pub(crate) fn has_several_hosts(&self) -> bool {
+        let config = &self.0.target.config;
+        config.get_hosts().len().max(config.get_hostaddrs().len()) > 1
     }
 
     /// Closes the sessions that nobody uses.

@@ -52,6 +52,8 @@ pub(crate) struct Session {
     home: Option<Arc<Idle>>,
     /// The schema that tables are created in, once it was asked for and there was one.
     schema: OnceLock<String>,
+    /// The process of the server, once it was asked for.
+    backend: OnceLock<i32>,
 }
 
 impl Drop for Session {
@@ -107,6 +109,7 @@ impl Session {
             usual_name: target.config.get_application_name().unwrap_or_default().to_owned(),
             home: None,
             schema: OnceLock::new(),
+            backend: OnceLock::new(),
         };
         session.apply(&settings(&server, extra)).await?;
         Ok(session)
@@ -140,13 +143,18 @@ impl Session {
         self.run("prepare the session", &statement).await
     }
 
+    /// Whether this is its `application_name`.
+    pub(crate) fn has_name(&self, name: Option<&str>) -> bool {
+        name == self.name.as_deref()
+    }
+
     /// Takes another `application_name`; `None` is the one of the connection string. Speaks to
     /// the server in any case.
     ///
     /// # Errors
     /// As [`Self::error`]: the session is over.
     pub(crate) async fn set_name(&mut self, name: Option<&str>) -> Result<()> {
-        let statement = if name == self.name.as_deref() {
+        let statement = if self.has_name(name) {
             // An empty query.
             String::new()
         } else {
@@ -207,9 +215,27 @@ impl Session {
                    THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) END,
               inet_server_addr()::text || ':' || inet_server_port()::text,
               'local') || '/' || current_database()";
-        let row = self.client.query_one(statement, &[]).await;
-        let row = row.map_err(|e| self.error("identify the database", e))?;
+        let rows = self.client.query_typed(statement, &[]).await;
+        let rows = rows.map_err(|e| self.error("identify the database", e))?;
+        let Some(row) = rows.first() else {
+            return Err(Error::internal("A look at the database returned nothing"));
+        };
         row.try_get(0).map_err(|e| self.error("identify the database", e))
+    }
+
+    /// The process of the server that the session talks to.
+    ///
+    /// # Errors
+    /// As [`Self::error`].
+    pub(crate) async fn backend(&self) -> Result<i32> {
+        if let Some(backend) = self.backend.get() {
+            return Ok(*backend);
+        }
+        let failed = |error| self.error("identify the session", error);
+        let rows = self.client.query_typed("SELECT pg_catalog.pg_backend_pid()", &[]).await;
+        let rows = rows.map_err(failed)?;
+        let found = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(failed)?;
+        Ok(*self.backend.get_or_init(|| found))
     }
 
     /// The first schema of the search path that exists: tables without a namespace are created in
@@ -221,9 +247,12 @@ impl Session {
         if let Some(schema) = self.schema.get() {
             return Ok(Some(schema));
         }
-        let statement = "SELECT pg_catalog.current_schema()::text";
+        let statement = "SELECT pg_catalog.current_schema()::text, pg_catalog.pg_backend_pid()";
         let rows = self.client.query_typed(statement, &[]).await;
         let rows = rows.map_err(|e| self.error("find the schema", e))?;
+        if let Some(Ok(backend)) = rows.first().map(|row| row.try_get(1)) {
+            self.backend.get_or_init(|| backend);
+        }
         let found = rows.first().map(|row| row.try_get::<_, Option<String>>(0)).transpose();
         let found = found.map_err(|e| self.error("find the schema", e))?.flatten();
         Ok(found.map(|found| self.schema.get_or_init(|| found).as_str()))

@@ -1,7 +1,7 @@
 //! PostgreSQL as a source.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use highwater_core::state::FULL_REFRESH;
@@ -34,7 +34,11 @@ pub(crate) struct PostgresSource {
     pub(crate) pace: Pace,
     /// What kind of relation each table is, found by `discover` and `review`.
     kinds: Mutex<HashMap<TableName, (RelationKind, bool)>>,
+    /// What `discover` found, for the first `review` of each table: the plan is made of that.
+    found: Mutex<Found>,
 }
+
+type Found = (HashMap<TableName, Relation>, Arc<UserTypes>);
 
 impl PostgresSource {
     pub(crate) fn new(target: Target, schemas: Vec<String>, pace: Pace) -> Self {
@@ -46,7 +50,7 @@ impl PostgresSource {
             (ENCODING_OF_NONE, "SQL_ASCII".to_owned()),
         ];
         let pool = Pool::new(target, settings);
-        Self { pool, schemas, pace, kinds: Mutex::default() }
+        Self { pool, schemas, pace, kinds: Mutex::default(), found: Mutex::default() }
     }
 
     pub(crate) async fn session(&self) -> Result<Session> {
@@ -57,6 +61,12 @@ impl PostgresSource {
         if let Ok(mut kinds) = self.kinds.lock() {
             kinds.extend(relations.iter().map(|r| (r.name.clone(), (r.kind, r.has_row_versions))));
         }
+    }
+
+    fn take_found(&self, name: &TableName) -> Option<(Relation, Arc<UserTypes>)> {
+        let mut found = self.found.lock().ok()?;
+        let relation = found.0.remove(name)?;
+        Some((relation, Arc::clone(&found.1)))
     }
 
     async fn full(&self, table: &TablePlan, output: &Output) -> Result<Completion> {
@@ -81,8 +91,12 @@ impl PostgresSource {
         // Before the snapshot: see `horizon::probe`.
         let probe = horizon::probe(&session).await?;
         begin(&session, table.name()).await?;
-        let snapshot = horizon::snapshot(&session).await?;
-        let (relation, types) = describe(&session, table.name()).await?;
+        // Both on the way at once, in this order.
+        let (snapshot, (relation, types)) = tokio::try_join!(
+            biased;
+            horizon::snapshot(&session),
+            describe(&session, table.name()),
+        )?;
         let wires = read::wires(&table.source, &relation, &types)?;
         let cursor = CursorColumn::find(table, &relation, &types)?;
         if saved.is_none() && relation.has_row_versions {
@@ -152,6 +166,9 @@ async fn describe(session: &Session, name: &TableName) -> Result<(Relation, User
 
 /// The partitions and inheriting tables below a table, in the order of their ids.
 pub(crate) async fn children(session: &Session, relation: &Relation) -> Result<Vec<u32>> {
+    if !relation.may_have_children {
+        return Ok(Vec::new());
+    }
     let statement = "
         WITH RECURSIVE below AS (
           SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1
@@ -359,7 +376,12 @@ impl Source for PostgresSource {
         session.run("end the look", "COMMIT").await?;
         session.give_back();
         self.remember(&relations);
-        Ok(relations.iter().map(|relation| relation.table(&types)).collect())
+        let tables = relations.iter().map(|relation| relation.table(&types)).collect();
+        if let Ok(mut found) = self.found.lock() {
+            let named = relations.into_iter().map(|relation| (relation.name.clone(), relation));
+            *found = (named.collect(), Arc::new(types));
+        }
+        Ok(tables)
     }
 
     fn delivery(&self, table: &TablePlan) -> SourceDelivery {
@@ -393,7 +415,13 @@ impl Source for PostgresSource {
 
     async fn review(&self, table: &TablePlan) -> Result<Vec<String>> {
         let session = self.session().await?;
-        let (relation, types) = describe(&session, table.name()).await?;
+        let (relation, types) = match self.take_found(table.name()) {
+            Some(found) => found,
+            None => {
+                let (relation, types) = describe(&session, table.name()).await?;
+                (relation, Arc::new(types))
+            }
+        };
         self.remember(std::slice::from_ref(&relation));
         read::wires(&table.source, &relation, &types)?;
         let mut notes = Vec::new();

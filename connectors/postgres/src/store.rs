@@ -25,11 +25,18 @@ use crate::dialect::{PostgresDialect, STATE_SCHEMA};
 use crate::rebuild;
 use crate::session::{Session, literal};
 use crate::target::Connector;
+use crate::writer::check_fence;
 
 const SQL: StateSql<'static> = StateSql(&PostgresDialect);
 
 /// Two runs that create the state tables at the same time do so one after the other.
 const CREATION_LOCK: i64 = 0x6869_6768_7761_7465;
+
+/// The clock of the server, which all runs share, in microseconds since 1970.
+const CLOCK: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
+/// A parameter with its type: so a statement need not be prepared first.
+type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// State in one database.
 pub(crate) struct PostgresStore {
@@ -42,21 +49,20 @@ struct Transaction {
 }
 
 impl Transaction {
-    async fn rows(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
-        let rows = self.session.query(sql, parameters).await;
+    async fn rows(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>> {
+        let rows = self.session.query_typed(sql, parameters).await;
         rows.map_err(|e| self.session.error("read the state", e))
     }
 
-    async fn run(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        let changed = self.session.execute(sql, parameters).await;
+    async fn run(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<u64> {
+        let changed = self.session.execute_typed(sql, parameters).await;
         changed.map_err(|e| self.session.error("write the state", e))
     }
 
     /// # Errors
     /// `Fenced` when a newer run holds the lease.
     async fn check_fence(&self, fence: &Fence) -> Result<()> {
-        let rows = self.rows(&SQL.check_fence(), &[&fence.sync, &epoch(fence)]).await?;
-        if rows.is_empty() { Err(fenced(fence)) } else { Ok(()) }
+        check_fence(&self.session, fence).await
     }
 
     async fn now(&self) -> Result<Instant> {
@@ -115,8 +121,7 @@ impl PostgresStore {
     /// Makes the state tables, or gives those of an older version what they lack.
     async fn create(&self, session: &Session) -> Result<()> {
         if let Some(present) = Self::columns(session).await? {
-            let is_complete = SQL.upgrade().iter().all(|(column, _)| has(&present, column));
-            return if is_complete { Ok(()) } else { self.upgrade().await };
+            return if is_complete(&present) { Ok(()) } else { self.upgrade().await };
         }
         let transaction = self.begin_creation().await?;
         changes::make_schema(&transaction.session, STATE_SCHEMA).await?;
@@ -172,9 +177,13 @@ impl PostgresStore {
     /// Where this role may not, their locks time out.
     async fn end_older_sessions(session: &Session, sync: &str) -> Result<()> {
         let pattern = format!("{}%", writer_name_prefix(sync));
-        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                   WHERE application_name LIKE $1 AND pid <> pg_backend_pid() \
-                   AND datname = current_database() AND usename = current_user";
+        // By the function behind `pg_stat_activity`: to plan the view costs more than to look.
+        let sql = "SELECT pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_get_activity(NULL) a \
+                   WHERE a.application_name LIKE $1 AND a.pid <> pg_backend_pid() \
+                   AND a.datid = (SELECT oid FROM pg_catalog.pg_database \
+                                  WHERE datname = current_database()) \
+                   AND a.usesysid = (SELECT oid FROM pg_catalog.pg_roles \
+                                     WHERE rolname = current_user)";
         let ended = session.query_typed(sql, &[(&pattern, Type::TEXT)]).await;
         ended.map(drop).map_err(|e| session.error("end older sessions", e))
     }
@@ -186,28 +195,40 @@ impl StateStore for PostgresStore {
         let session = self.connector.session().await?;
         self.create(&session).await?;
         // First without a lock: a commit of the run that holds the lease may go on for long.
-        if let Some(held) = lease_of(&session, sync).await? {
-            request.may_take(sync, Some(&held), now(&session).await?)?;
+        if let (Some(held), now) = lease_at(&session, sync, false).await? {
+            request.may_take(sync, Some(&held), now)?;
             let is_over = held.released || held.owner.is_alive() == Some(false);
             if !is_over && !request.take_over {
                 Self::check_idle(&session, sync, &held).await?;
             }
             Self::end_older_sessions(&session, sync).await?;
         }
-        session.run("begin", "BEGIN").await?;
         let transaction = Transaction { session };
-        let now = transaction.now().await?;
-        let rows = transaction.rows(&SQL.look_at_lease(true), &[&sync]).await?;
-        let held = rows.first().map(lease).transpose()?;
+        // Both on the way at once, in this order.
+        let ((), (held, now)) = tokio::try_join!(
+            biased;
+            transaction.session.run("begin", "BEGIN"),
+            lease_at(&transaction.session, sync, true),
+        )?;
         request.may_take(sync, held.as_ref(), now)?;
         let owner = text(&request.owner)?;
-        let rows = transaction.rows(&SQL.take_lease(), &[&sync, &owner, &now.0]).await?;
+        let taken: [Typed<'_>; 3] =
+            [(&sync, Type::TEXT), (&owner, Type::TEXT), (&now.0, Type::INT8)];
+        let rows = transaction.rows(&SQL.take_lease(), &taken).await?;
         let Some(row) = rows.first() else {
             return Err(Error::internal("Taking the lease returned no row").context("sync", sync));
         };
         let epoch: i64 = get(row, 0)?;
-        transaction.run(&SQL.forget_sequences(), &[&sync, &epoch]).await?;
-        let mut state = state(&transaction.session, sync).await?;
+        let older: [Typed<'_>; 2] = [(&sync, Type::TEXT), (&epoch, Type::INT8)];
+        let forget = SQL.forget_sequences();
+        // Every column is there: see `create`.
+        let (_, mut state) = tokio::try_join!(
+            biased;
+            transaction.run(&forget, &older),
+            state_of(&transaction.session, sync, |_| true),
+        )?;
+        state.lease =
+            Some(Lease { owner: request.owner.clone(), renewed_at: now, released: false });
         rebuild::drop_leftovers(&transaction.session, sync, &state).await?;
         transaction.commit().await?;
         crash::at(CrashPoint::LeaseTaken);
@@ -218,9 +239,10 @@ impl StateStore for PostgresStore {
     async fn renew(&self, fence: &Fence) -> Result<()> {
         let transaction = self.begin().await?;
         let now = transaction.now().await?;
-        let sql = SQL.renew_lease();
-        let changed =
-            transaction.session.execute(&sql, &[&fence.sync, &epoch(fence), &now.0]).await;
+        let epoch = epoch(fence);
+        let renewed: [Typed<'_>; 3] =
+            [(&fence.sync, Type::TEXT), (&epoch, Type::INT8), (&now.0, Type::INT8)];
+        let changed = transaction.session.execute_typed(&SQL.renew_lease(), &renewed).await;
         match changed {
             Ok(0) => Err(fenced(fence)),
             Ok(_) => transaction.commit().await,
@@ -250,9 +272,14 @@ impl StateStore for PostgresStore {
     }
 
     async fn release(&self, fence: &Fence) -> Result<()> {
-        let transaction = self.begin().await?;
-        transaction.run(&SQL.release_lease(), &[&fence.sync, &epoch(fence)]).await?;
-        transaction.commit().await
+        let session = self.connector.session().await?;
+        let epoch = epoch(fence);
+        let own: [Typed<'_>; 2] = [(&fence.sync, Type::TEXT), (&epoch, Type::INT8)];
+        // One statement is a transaction.
+        let released = session.execute_typed(&SQL.release_lease(), &own).await;
+        released.map_err(|e| session.error("give the lease back", e))?;
+        session.give_back();
+        Ok(())
     }
 
     async fn look(&self, sync: &str) -> Result<State> {
@@ -280,9 +307,10 @@ impl StateStore for PostgresStore {
             save_cursors(&transaction.session, fence, &checkpoint).await?;
         } else {
             let [namespace, name, partition] = key_columns(key);
-            let sync = &fence.sync;
-            transaction.run(&SQL.forget_cursor(), &[sync, &namespace, &name, &partition]).await?;
-            transaction.run(&SQL.forget_table(), &[sync, &namespace, &name]).await?;
+            let cursor = texts([&fence.sync, &namespace, &name, &partition]);
+            transaction.run(&SQL.forget_cursor(), &cursor).await?;
+            let table = texts([&fence.sync, &namespace, &name]);
+            transaction.run(&SQL.forget_table(), &table).await?;
         }
         transaction.commit().await
     }
@@ -291,9 +319,12 @@ impl StateStore for PostgresStore {
         let transaction = self.begin().await?;
         transaction.check_fence(fence).await?;
         let (namespace, name) = table_columns(table);
-        let (sync, rebuild) = (&fence.sync, i16::from(rebuild));
-        transaction.run(&SQL.forget_cursors(), &[sync, &namespace, &name]).await?;
-        transaction.run(&SQL.next_generation(), &[sync, &namespace, &name, &rebuild]).await?;
+        let rebuild = i16::from(rebuild);
+        let [sync, namespace, name] = texts([&fence.sync, &namespace, &name]);
+        let table = [sync.clone(), namespace.clone(), name.clone()];
+        transaction.run(&SQL.forget_cursors(), &table).await?;
+        let anew: [Typed<'_>; 4] = [sync, namespace, name, (&rebuild, Type::INT2)];
+        transaction.run(&SQL.next_generation(), &anew).await?;
         transaction.commit().await
     }
 }
@@ -305,14 +336,15 @@ pub(crate) async fn save_cursors(
     checkpoint: &Checkpoint,
 ) -> Result<()> {
     let sql = SQL.save_cursor();
-    let now = Instant::now().0;
+    let (now, epoch) = (Instant::now().0, epoch(fence));
     for (key, cursor) in &checkpoint.cursors {
         let [namespace, name, partition] = key_columns(key);
         let position = cursor.0.to_string();
-        let parameters: [&(dyn ToSql + Sync); 7] =
-            [&fence.sync, &namespace, &name, &partition, &position, &epoch(fence), &now];
+        let [p1, p2, p3, p4, p5] = texts([&fence.sync, &namespace, &name, &partition, &position]);
+        let parameters: [Typed<'_>; 7] =
+            [p1, p2, p3, p4, p5, (&epoch, Type::INT8), (&now, Type::INT8)];
         session
-            .execute(&sql, &parameters)
+            .execute_typed(&sql, &parameters)
             .await
             .map_err(|e| session.error("save the cursor", e))?;
     }
@@ -332,27 +364,52 @@ pub(crate) async fn save_record(
     let (rows, generation) = (signed(record.rows_total), signed(record.generation));
     let rebuild = i16::from(record.rebuild);
     let failed = |e| session.error("save the table's record", e);
-    let parameters: [&(dyn ToSql + Sync); 8] =
-        [&fence.sync, &namespace, &name, &record.identity, &columns, &rows, &generation, &rebuild];
-    session.execute(&SQL.save_table(), &parameters).await.map_err(failed)?;
-    if let (Some(epoch), Some(at)) = (record.finished_epoch, record.finished_at) {
-        let (epoch, swept) = (signed(epoch), record.swept_at.map(|at| at.0));
-        let generation = record.finished_generation.map(signed);
-        let parameters: [&(dyn ToSql + Sync); 7] =
-            [&fence.sync, &namespace, &name, &epoch, &at.0, &generation, &swept];
-        session.execute(&SQL.finish_table(), &parameters).await.map_err(failed)?;
-        let parameters: [&(dyn ToSql + Sync); 4] = [&fence.sync, &namespace, &name, &FULL_REFRESH];
-        session.execute(&SQL.forget_cursor(), &parameters).await.map_err(failed)?;
-    }
-    Ok(())
+    let [sync, space, table, identity, columns] =
+        texts([&fence.sync, &namespace, &name, &record.identity, &columns]);
+    let saved: [Typed<'_>; 8] = [
+        sync.clone(),
+        space.clone(),
+        table.clone(),
+        identity,
+        columns,
+        (&rows, Type::INT8),
+        (&generation, Type::INT8),
+        (&rebuild, Type::INT2),
+    ];
+    let save = SQL.save_table();
+    let save = session.execute_typed(&save, &saved);
+    let (Some(epoch), Some(at)) = (record.finished_epoch, record.finished_at) else {
+        return save.await.map(drop).map_err(failed);
+    };
+    let (epoch, swept) = (signed(epoch), record.swept_at.map(|at| at.0));
+    let generation = record.finished_generation.map(signed);
+    let finished: [Typed<'_>; 7] = [
+        sync.clone(),
+        space.clone(),
+        table.clone(),
+        (&epoch, Type::INT8),
+        (&at.0, Type::INT8),
+        (&generation, Type::INT8),
+        (&swept, Type::INT8),
+    ];
+    let position: [Typed<'_>; 4] = [sync, space, table, (&FULL_REFRESH, Type::TEXT)];
+    let (finish, forget) = (SQL.finish_table(), SQL.forget_cursor());
+    // All on the way at once, in this order.
+    let sent = tokio::try_join!(
+        biased;
+        save,
+        session.execute_typed(&finish, &finished),
+        session.execute_typed(&forget, &position),
+    );
+    sent.map(drop).map_err(failed)
 }
 
 /// Forgets the cursors and the record of a table in the session's open transaction.
 pub(crate) async fn forget(session: &Session, fence: &Fence, table: &TableName) -> Result<()> {
     let (namespace, name) = table_columns(table);
-    let parameters: [&(dyn ToSql + Sync); 3] = [&fence.sync, &namespace, &name];
+    let parameters = texts([&fence.sync, &namespace, &name]);
     for statement in [SQL.forget_cursors(), SQL.forget_table()] {
-        let forgotten = session.execute(&statement, &parameters).await;
+        let forgotten = session.execute_typed(&statement, &parameters).await;
         forgotten.map_err(|e| session.error("forget the table", e))?;
     }
     Ok(())
@@ -365,7 +422,8 @@ pub(crate) async fn finished_epoch(
     table: &TableName,
 ) -> Result<Option<u64>> {
     let (namespace, name) = table_columns(table);
-    let rows = session.query(&SQL.finished_epoch(), &[&fence.sync, &namespace, &name]).await;
+    let parameters = texts([&fence.sync, &namespace, &name]);
+    let rows = session.query_typed(&SQL.finished_epoch(), &parameters).await;
     let rows = rows.map_err(|e| session.error("read the table's record", e))?;
     let found = rows.first().map(|row| get::<Option<i64>>(row, 0)).transpose()?.flatten();
     Ok(found.map(unsigned))
@@ -376,18 +434,31 @@ pub(crate) async fn finished_epoch(
 /// # Errors
 /// As the server's.
 pub(crate) async fn state(session: &Session, sync: &str) -> Result<State> {
+    let lease = lease_of(session, sync).await?;
+    let present = PostgresStore::columns(session).await?.unwrap_or_default();
+    let state = state_of(session, sync, |column| has(&present, column)).await?;
+    Ok(State { lease, ..state })
+}
+
+/// Cursors and records of a sync; `present` says which columns of [`StateSql::upgrade`] are there.
+async fn state_of(session: &Session, sync: &str, present: impl Fn(&str) -> bool) -> Result<State> {
     let failed = |error| session.error("read the state", error);
-    let mut state = State { lease: lease_of(session, sync).await?, ..State::default() };
-    let named: [(&(dyn ToSql + Sync), Type); 1] = [(&sync, Type::TEXT)];
-    for row in session.query_typed(&SQL.cursors(), &named).await.map_err(failed)? {
+    let mut state = State::default();
+    let named: [Typed<'_>; 1] = [(&sync, Type::TEXT)];
+    let (cursors, tables) = (SQL.cursors(), SQL.tables(present));
+    let found = tokio::try_join!(
+        biased;
+        session.query_typed(&cursors, &named),
+        session.query_typed(&tables, &named),
+    );
+    let (cursors, tables) = found.map_err(failed)?;
+    for row in cursors {
         let (namespace, name, partition, position): (String, String, String, String) =
             (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?, get(&row, 3)?);
         let key = key_from_columns(&namespace, &name, &partition);
         state.cursors.insert(key, Cursor(parse(&position)?));
     }
-    let present = PostgresStore::columns(session).await?.unwrap_or_default();
-    let statement = SQL.tables(|column| has(&present, column));
-    for row in session.query_typed(&statement, &named).await.map_err(failed)? {
+    for row in tables {
         let (table, record) = record(&row)?;
         state.tables.insert(table, record);
     }
@@ -401,12 +472,33 @@ async fn lease_of(session: &Session, sync: &str) -> Result<Option<Lease>> {
     rows.first().map(lease).transpose()
 }
 
+/// Who holds the lease, and the time at which that was found. `locked`: nobody else may take it
+/// until the transaction ends.
+async fn lease_at(session: &Session, sync: &str, locked: bool) -> Result<(Option<Lease>, Instant)> {
+    let statement = format!("SELECT l.*, {CLOCK} FROM ({}) AS l", SQL.look_at_lease(locked));
+    let rows = session.query_typed(&statement, &[(&sync, Type::TEXT)]).await;
+    let rows = rows.map_err(|e| session.error("read the state", e))?;
+    match rows.first() {
+        Some(row) => Ok((Some(lease(row)?), Instant(get(row, 4)?))),
+        None => Ok((None, now(session).await?)),
+    }
+}
+
 /// The time by the clock of the server, which all runs share.
 async fn now(session: &Session) -> Result<Instant> {
-    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-    let rows = session.query_typed(sql, &[]).await;
+    let rows = session.query_typed(&format!("SELECT {CLOCK}"), &[]).await;
     let rows = rows.map_err(|e| session.error("read the clock", e))?;
     rows.first().map_or(Ok(Instant::now()), |row| Ok(Instant(get(row, 0)?)))
+}
+
+/// Parameters that are texts.
+fn texts<'a, const N: usize>(values: [&'a (dyn ToSql + Sync); N]) -> [Typed<'a>; N] {
+    values.map(|value| (value, Type::TEXT))
+}
+
+/// Whether the state tables have all columns.
+fn is_complete(present: &[String]) -> bool {
+    SQL.upgrade().iter().all(|(column, _)| has(present, column))
 }
 
 fn has(columns: &[String], column: &str) -> bool {

@@ -22,11 +22,11 @@ use highwater_core::{
 use highwater_sql::state::{StateSql, fenced};
 use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, ddl, derived};
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::catalog::{self, get};
 use crate::changes::{self, Recreated};
 use crate::dialect::{PostgresDialect, is_cast};
-use crate::outcome;
 use crate::rebuild;
 use crate::session::{Session, literal};
 use crate::store::epoch;
@@ -156,7 +156,7 @@ impl PostgresWriter {
             }
             self.begun.add(&self.plan, table.name());
         }
-        let backend = outcome::backend(&session).await?;
+        let backend = session.backend().await?;
         Ok((session, backend))
     }
 
@@ -347,10 +347,10 @@ fn with_table(error: Error, name: &TableName) -> Error {
 /// # Errors
 /// `Fenced` when a newer run has the lease.
 pub(crate) async fn check_fence(session: &Session, fence: &Fence) -> Result<()> {
-    let rows = session
-        .query(&SQL.check_fence(), &[&fence.sync, &epoch(fence)])
-        .await
-        .map_err(|e| session.error("check the fence", e))?;
+    let epoch = epoch(fence);
+    let held: [(&(dyn ToSql + Sync), Type); 2] = [(&fence.sync, Type::TEXT), (&epoch, Type::INT8)];
+    let rows = session.query_typed(&SQL.check_fence(), &held).await;
+    let rows = rows.map_err(|e| session.error("check the fence", e))?;
     if rows.is_empty() { Err(fenced(fence)) } else { Ok(()) }
 }
 

@@ -12,7 +12,7 @@ use highwater_core::{
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::table_columns;
 use highwater_sql::{Dialect, ddl, derived};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::open::{Loaded, Open, Way};
 use super::{PostgresWriter, SQL, instant, is_keyed, with_table};
@@ -198,9 +198,13 @@ impl PostgresWriter {
         }
         store::save_cursors(session, &self.fence, checkpoint).await?;
         let (epoch, sequence) = (epoch(&self.fence), self.sequence + 1);
-        let parameters: [&(dyn ToSql + Sync); 4] =
-            [&self.fence.sync, &self.name, &epoch, &sequence];
-        let saved = session.execute(&SQL.save_sequence(), &parameters).await;
+        let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
+            (&self.fence.sync, Type::TEXT),
+            (&self.name, Type::TEXT),
+            (&epoch, Type::INT8),
+            (&sequence, Type::INT8),
+        ];
+        let saved = session.execute_typed(&SQL.save_sequence(), &parameters).await;
         saved.map(drop).map_err(|e| session.error("save the number of the commit", e))
     }
 
@@ -364,8 +368,9 @@ async fn rows_total(
         return Ok(None);
     }
     let (namespace, name) = table_columns(table.name());
-    let parameters: [&(dyn ToSql + Sync); 3] = [&fence.sync, &namespace, &name];
-    let rows = session.query(&SQL.rows_total(), &parameters).await;
+    let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&fence.sync, Type::TEXT), (&namespace, Type::TEXT), (&name, Type::TEXT)];
+    let rows = session.query_typed(&SQL.rows_total(), &parameters).await;
     let rows = rows.map_err(|e| session.error("read the arrival order", e))?;
     rows.first().map(|row| get(row, 0)).transpose()
 }
