@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use highwater_core::key_digests::{Chosen, Digest, Digests, KeyForm};
-use highwater_core::{Completion, KeyDigests, KeyTable, Output, Result, Table};
+use highwater_core::{Completion, Error, KeyDigests, KeyTable, Output, Result, Table};
 use highwater_sql::key_digests::{self, KeySpelling};
 use highwater_sql::read_back::{selected, send_as};
+use tokio_postgres::types::Type;
 
-use crate::begin::SNAPSHOT;
+use crate::begin::{self, SNAPSHOT, missing};
 use crate::catalog::{self, Relation, Selection, UserTypes, get};
 use crate::changes;
 use crate::dialect::PostgresDialect;
 use crate::pool::Pool;
 use crate::read::{self, Filter};
 use crate::session::{Session, literal};
+use crate::source::children;
 use crate::target::Connector;
 
 /// Where the keys are.
@@ -47,17 +49,57 @@ impl PostgresKeys {
 
     async fn open(&mut self) -> Result<(&Session, Option<&Found>)> {
         if self.open.is_none() {
-            let session = match &self.side {
-                Side::Source(pool) => pool.session(None).await?,
-                Side::Destination(connector) => connector.session().await?,
+            let (session, found) = match &self.side {
+                Side::Source(pool) => self.open_source(pool).await?,
+                Side::Destination(connector) => {
+                    let session = connector.session().await?;
+                    session.run("begin", SNAPSHOT).await?;
+                    let found = self.find(&session).await?;
+                    (session, found)
+                }
             };
-            session.run("begin", SNAPSHOT).await?;
-            let found = self.find(&session).await?;
             self.open = Some((session, found));
         }
         match &self.open {
             Some((session, found)) => Ok((session, found.as_ref())),
-            None => Err(highwater_core::Error::internal("A session is gone")),
+            None => Err(Error::internal("A session is gone")),
+        }
+    }
+
+    /// What a source does not show counts as deleted: a table that is not there, that was
+    /// rewritten after the snapshot, or that a standby has not filled yet must not look empty.
+    async fn open_source(&self, pool: &Pool) -> Result<(Session, Option<Found>)> {
+        let name = &self.keys.name;
+        let session = pool.session(None).await?;
+        if pool.has_several_hosts() {
+            check_primary(&session).await?;
+        }
+        begin::begin(&session, name).await?;
+        match self.find(&session).await? {
+            Some(found) => Ok((session, Some(found))),
+            None => Err(missing(name)),
+        }
+    }
+
+    /// Looks, after a query has read the table, whether its rows were the ones of the snapshot:
+    /// what cannot be locked may have been rewritten before that query.
+    async fn check_not_rewritten(&self) -> Result<()> {
+        let (Side::Source(_), Some((session, Some(found)))) = (&self.side, &self.open) else {
+            return Ok(());
+        };
+        let oids = children(session, &found.relation).await?;
+        let oids: Vec<u32> = oids.into_iter().chain([found.relation.oid]).collect();
+        // The function tells what is there now, the catalog what the snapshot sees.
+        let statement = "
+            SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c
+                           WHERE c.oid = ANY ($1) AND c.relfilenode <> 0
+                             AND pg_catalog.pg_relation_filenode(c.oid)
+                                 IS DISTINCT FROM c.relfilenode)";
+        let rows = catalog::rows(session, statement, &[(&oids, Type::OID_ARRAY)]).await?;
+        match rows.first().map_or(Ok(true), |row| get(row, 0))? {
+            false => Ok(()),
+            true => Err(Error::transient("The table was rewritten while its keys were compared")
+                .context("table", &self.keys.name)),
         }
     }
 
@@ -100,6 +142,20 @@ impl PostgresKeys {
             true => Ok(()),
             false => Err(key_digests::blind(&self.keys)),
         }
+    }
+}
+
+/// # Errors
+/// `Config` when the server is a standby: another one of the list may have been read, and be ahead.
+async fn check_primary(session: &Session) -> Result<()> {
+    let rows = catalog::rows(session, "SELECT pg_catalog.pg_is_in_recovery()", &[]).await?;
+    match rows.first().map_or(Ok(true), |row| get(row, 0))? {
+        false => Ok(()),
+        true => Err(Error::config(
+            "Keys are not compared with those of a standby where several hosts are named: rows \
+             that it has not replayed yet would count as deleted",
+        )
+        .hint("target_session_attrs=primary   # in the connection string; or name one host alone")),
     }
 }
 
@@ -165,7 +221,10 @@ impl KeyDigests for PostgresKeys {
                 Digest { rows: rows.unsigned_abs(), upper: get(row, 2)?, lower: get(row, 3)? };
             Ok((bucket.unsigned_abs(), digest))
         };
-        rows.iter().map(digest).collect()
+        let digests = rows.iter().map(digest).collect::<Result<_>>()?;
+        // From here on the lock of that query keeps the table as it is.
+        self.check_not_rewritten().await?;
+        Ok(digests)
     }
 
     async fn keys(&mut self, chosen: &Chosen, output: Output) -> Result<()> {

@@ -11,6 +11,7 @@ mod fit;
 mod generations;
 mod horizon;
 mod interleaved;
+mod key_comparison;
 mod late_keys;
 mod plugins;
 mod server;
