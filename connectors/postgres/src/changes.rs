@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::catalog::{self, Relation, RelationKind, Selection, UserTypes, get};
 use crate::dialect::PostgresDialect;
 use crate::fit;
+use crate::keys;
 use crate::names;
 use crate::rebuild;
 use crate::session::{Session, literal, quote};
@@ -159,6 +160,13 @@ pub(crate) async fn apply(
         let recreates = *change == SchemaChange::Recreate;
         let made = is_made(table, change, there.as_ref())?
             || recreates && recreated.contains(plan, table, there.as_ref());
+        if *change == SchemaChange::AddKey
+            && !made
+            && let Some(done) = keys::add_late(session, &table.target).await?
+        {
+            ran.extend(done);
+            continue;
+        }
         let statements = match made {
             true => Vec::new(),
             false => statements(&belongings::to_change(table, change), change)?,

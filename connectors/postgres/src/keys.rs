@@ -1,12 +1,17 @@
 //! The key of a table that was loaded before it had one (faster than keeping an index up to date),
 //! and keys that may be NULL but are not.
+//!
+//! A table that is without its key from one commit to another says so in its comment until it gets
+//! it. Whatever becomes of the run that loads it, the versions of a row that it has left are told
+//! from rows of other people's tables, which are never folded.
 
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema};
-use highwater_core::{Result, Table, TablePlan};
+use highwater_core::{Result, Table, TableName, TablePlan};
 use highwater_sql::{Dialect, ddl};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::catalog::{self, get};
 use crate::dialect::PostgresDialect;
@@ -38,6 +43,57 @@ pub(crate) async fn add(session: &Session, table: &Table) -> Result<u64> {
         .await
         .map_err(|error| session.error("build the key", error).context("table", &table.name))?;
     Ok(removed)
+}
+
+/// The comment of a table that gets its key when all its rows are there.
+const MARK: &str = "highwater: being loaded, its key comes with the last rows";
+
+/// Says in the comment of a table that it is without its key, until [`add_late`] or [`forget`].
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn mark(session: &Session, table: &TableName) -> Result<()> {
+    let (table, mark) = (PostgresDialect.table(table), literal(MARK));
+    session.run("mark a table", &format!("COMMENT ON TABLE {table} IS {mark}")).await
+}
+
+/// Whether the table is marked, and of a role that this one may act as.
+async fn is_marked(session: &Session, table: &TableName) -> Result<bool> {
+    let statement = "
+        SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c
+                       WHERE c.oid = pg_catalog.to_regclass($1)
+                         AND pg_catalog.obj_description(c.oid, 'pg_class') = $2
+                         AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))";
+    let table = PostgresDialect.table(table);
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&table, Type::TEXT), (&MARK, Type::TEXT)];
+    let rows = catalog::rows(session, statement, &parameters).await?;
+    rows.first().map_or(Ok(false), |row| get(row, 0))
+}
+
+/// Removes the mark of a table, if it has one: from now on it is a table like others. Returns
+/// whether it had.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn forget(session: &Session, table: &TableName) -> Result<bool> {
+    if !is_marked(session, table).await? {
+        return Ok(false);
+    }
+    let statement = format!("COMMENT ON TABLE {} IS NULL", PostgresDialect.table(table));
+    session.run("unmark a table", &statement).await.map(|()| true)
+}
+
+/// Gives a table that is marked its key, as [`add`] does, and removes the mark; returns what it
+/// ran. `None` where the table is not marked.
+///
+/// # Errors
+/// As the server's.
+pub(crate) async fn add_late(session: &Session, table: &Table) -> Result<Option<Vec<String>>> {
+    if !forget(session, &table.name).await? {
+        return Ok(None);
+    }
+    add(session, table).await?;
+    Ok(Some(ddl::add_key(&PostgresDialect, table).into_iter().collect()))
 }
 
 /// Gives a loaded table that is to have exactly the rows of a read its key. Where several rows have

@@ -264,6 +264,7 @@ async fn take_place(
     let Some(old) = changes::find(session, &table.name).await? else {
         return rename(session, new, &table.name).await;
     };
+    keys::forget(session, &table.name).await?;
     if is_free(session, &old).await? {
         let drop = format!("DROP TABLE {}", PostgresDialect.table(&table.name));
         session.run("drop the old table", &drop).await?;

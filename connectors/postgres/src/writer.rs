@@ -27,6 +27,7 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::catalog::{self, get};
 use crate::changes::{self, Recreated};
 use crate::dialect::{PostgresDialect, is_cast};
+use crate::keys;
 use crate::rebuild;
 use crate::session::{Session, literal};
 use crate::store::epoch;
@@ -235,6 +236,10 @@ impl PostgresWriter {
     async fn prepare(&self, open: &mut Open, table: &TablePlan) -> Result<Loaded> {
         if self.keyless.contains(table.name()) {
             self.change_early(open, table).await?;
+        }
+        if !is_keyed(table) {
+            // From now on its rows are not versions of each other.
+            keys::forget(&open.session, &table.target.name).await?;
         }
         if let Some((into, way)) = self.direct(open, table).await? {
             let is_new = way == Way::New || self.emptied(open, table).await?;

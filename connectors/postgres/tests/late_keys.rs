@@ -1,7 +1,7 @@
 //! A table whose first read is committed in rounds gets its key with the last of them.
 
 use highwater_core::state::FULL_REFRESH;
-use highwater_core::{Checkpoint, Committed, CursorKey, SchemaChange, WriteMode, Writer};
+use highwater_core::{Checkpoint, Committed, CursorKey, ReadMode, SchemaChange, WriteMode, Writer};
 use highwater_testkit::job::{Change, Job, Run, delete, sync, total, upsert, visible};
 use highwater_testkit::postgres::Database;
 use highwater_testkit::rows::assert_same;
@@ -37,6 +37,31 @@ impl Bench {
         let count =
             "SELECT count(*) FROM pg_index WHERE indrelid = 'items'::regclass AND indisunique";
         self.database.value(count).unwrap() == "1"
+    }
+
+    fn comment(&self) -> Option<String> {
+        self.database.value("SELECT obj_description('items'::regclass, 'pg_class')")
+    }
+
+    /// Two runs that died in a round each, of which the second has sent a row again.
+    async fn interrupted() -> Self {
+        let bench = Self::new(WriteMode::Overwrite);
+        let run = bench.run().await;
+        let rows = [bench.row(1, "a"), bench.row(2, "a")];
+        round(&run, &mut run.writer().await, &rows, 1).await;
+        run.release().await;
+        let run = bench.run().await;
+        round(&run, &mut run.writer().await, &[bench.row(2, "b")], 1).await;
+        run.release().await;
+        assert_eq!(bench.count(), 3);
+        assert!(bench.comment().is_some());
+        bench
+    }
+
+    /// As it is for a run that knows nothing of the earlier ones.
+    fn forgotten(mut self, mode: WriteMode) -> Self {
+        self.job = Job::new(item_table("items"), mode).by_cursor("updated_at").of_sync("another");
+        self
     }
 
     fn count(&self) -> u64 {
@@ -78,8 +103,10 @@ async fn the_key_comes_with_the_last_commit() {
         assert_eq!(committed.written, 1);
         assert!(!bench.has_key(), "the rows of later rounds are only added");
     }
+    assert!(bench.comment().is_some_and(|comment| comment.starts_with("highwater: ")));
     last(&run, &mut writer, &[bench.row(3, "a")]).await;
     assert!(bench.has_key());
+    assert_eq!(bench.comment(), None);
     run.finish().await;
     run.release().await;
     // From now on rows are merged.
@@ -243,4 +270,79 @@ async fn a_table_that_somebody_gave_a_key_meanwhile_is_merged_into() {
     run.release().await;
     let rows = [item(1, "b", 1), item(2, "b", 1)];
     assert_same(&visible(&bench.system, &bench.job).await, &[items(&bench.job.table, &rows)]);
+}
+
+#[tokio::test]
+async fn a_table_that_was_left_without_its_key_is_folded_by_whoever_adds_it() {
+    for mode in [WriteMode::Overwrite, WriteMode::AppendDedup] {
+        let bench = Bench::interrupted().await.forgotten(mode);
+        let run = bench.run().await;
+        assert!(!run.table().resumes_first_read);
+        assert!(run.table().changes.contains(&SchemaChange::AddKey));
+        run.release().await;
+        let rows = [upsert(&items(&bench.job.table, &[item(1, "c", 2), item(3, "c", 2)]))];
+        sync(&bench.system, &bench.job, &rows).await;
+        assert!(bench.has_key(), "{mode}");
+        assert_eq!(bench.comment(), None, "{mode}");
+        let rows = "SELECT string_agg(id || value, ',' ORDER BY id) FROM items";
+        assert_eq!(bench.database.value(rows).as_deref(), Some("1c,2b,3c"), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_was_left_without_its_key_gets_it_also_where_nothing_is_read() {
+    let bench = Bench::interrupted().await.forgotten(WriteMode::Overwrite);
+    let run = bench.run().await;
+    let ran = run.destination.migrate(&run.plan).await.unwrap();
+    assert!(ran.iter().any(|statement| statement.contains("PRIMARY KEY")), "{ran:?}");
+    run.release().await;
+    assert_eq!((bench.has_key(), bench.count(), bench.comment()), (true, 2, None));
+}
+
+#[tokio::test]
+async fn a_table_that_was_left_without_its_key_is_replaced_like_others() {
+    let bench = Bench::interrupted().await;
+    let old = bench.database.value("SELECT 'items'::regclass::oid");
+    let mut bench = bench.forgotten(WriteMode::Replace);
+    bench.job.read_mode = ReadMode::FullRefresh;
+    sync(&bench.system, &bench.job, &[bench.row(7, "c")]).await;
+    assert_eq!((bench.has_key(), bench.count(), bench.comment()), (true, 1, None));
+    assert_ne!(bench.database.value("SELECT 'items'::regclass::oid"), old);
+}
+
+#[tokio::test]
+async fn rows_that_are_not_versions_of_each_other_stay() {
+    // Rows that a sync has appended.
+    let appended = Bench::interrupted().await.forgotten(WriteMode::Append);
+    sync(&appended.system, &appended.job, &[appended.row(1, "c")]).await;
+    assert_eq!(appended.comment(), None);
+    // A table that was made by somebody else.
+    let theirs = Bench::new(WriteMode::Overwrite);
+    sync(&theirs.system, &theirs.job, &[theirs.row(1, "a")]).await;
+    theirs.database.execute(
+        "ALTER TABLE items DROP CONSTRAINT items_pkey;
+         INSERT INTO items SELECT * FROM items; COMMENT ON TABLE items IS 'mine'",
+    );
+    for bench in [appended, theirs] {
+        let (count, bench) = (bench.count(), bench.forgotten(WriteMode::Overwrite));
+        let run = bench.run().await;
+        let mut writer = run.writer().await;
+        let Change(op, rows) = bench.row(5, "d");
+        writer.write(run.batch(op, &rows)).await.unwrap();
+        assert!(writer.commit(&run.checkpoint(9)).await.is_err(), "two rows have one key");
+        run.release().await;
+        assert_eq!((bench.has_key(), bench.count()), (false, count));
+    }
+}
+
+#[tokio::test]
+async fn a_comment_of_others_stays() {
+    let bench = Bench::interrupted().await;
+    bench.database.execute("COMMENT ON TABLE items IS 'mine'");
+    let run = bench.run().await;
+    last(&run, &mut run.writer().await, &[bench.row(3, "c")]).await;
+    run.finish().await;
+    run.release().await;
+    assert_eq!((bench.has_key(), bench.count()), (true, 3));
+    assert_eq!(bench.comment().as_deref(), Some("mine"));
 }

@@ -136,6 +136,7 @@ impl PostgresWriter {
             );
         };
         if loaded.way == Way::New && is_keyed(table) && !is_last {
+            keys::mark(session, &table.target.name).await?;
             keyless.insert(name.clone());
             return Ok(Some(Committed { written: loaded.rows, ..Committed::default() }));
         }
@@ -148,6 +149,7 @@ impl PostgresWriter {
     /// Gives a loaded table its key; returns how many rows went that were older ones of a key.
     async fn add_key(&self, session: &Session, table: &TablePlan) -> Result<u64> {
         let there = changes::find(session, &table.target.name).await?;
+        keys::forget(session, &table.target.name).await?;
         if there.is_none_or(|there| !there.primary_key.is_empty()) {
             return Ok(0);
         }
