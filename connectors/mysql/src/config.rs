@@ -48,7 +48,7 @@ impl Spec {
 pub(crate) fn options(text: &str) -> Result<Opts> {
     let parsed = match text.starts_with("mysql://") {
         true => Opts::from_url(text).ok(),
-        false => from_data_source_name(text),
+        false => from_data_source_name(text)?,
     };
     let wrong = |what: &str| {
         Error::config(what.to_owned())
@@ -64,8 +64,41 @@ pub(crate) fn options(text: &str) -> Result<Opts> {
 }
 
 /// `[user[:password]@][protocol[(address)]]/database[?parameters]`, as Go's driver has it. The
-/// password may hold `@` and `/`.
-fn from_data_source_name(text: &str) -> Option<Opts> {
+/// password may hold `@` and `/`. `None` where it has another form.
+///
+/// # Errors
+/// As [`is_encrypted`].
+fn from_data_source_name(text: &str) -> Result<Option<Opts>> {
+    let Some((options, parameters)) = without_parameters(text) else { return Ok(None) };
+    let tls = is_encrypted(parameters)?.then(mysql_async::SslOpts::default);
+    Ok(Some(options.ssl_opts(tls).into()))
+}
+
+/// What the parameter `tls` asks for.
+///
+/// # Errors
+/// `Config` for everything but yes and no: what Go's driver does for other values is not
+/// available, and a connection must not be plain where encryption was asked for.
+fn is_encrypted(parameters: &str) -> Result<bool> {
+    let parameters = parameters.split('&').map(|p| p.split_once('=').unwrap_or((p, "")));
+    let mut is_encrypted = false;
+    for (_, value) in parameters.filter(|(name, _)| name.eq_ignore_ascii_case("tls")) {
+        is_encrypted = match value {
+            "true" | "True" | "TRUE" | "1" => true,
+            "false" | "False" | "FALSE" | "0" => false,
+            _ => {
+                let wrong = "`tls` in the connection string is neither `true` nor `false`";
+                return Err(Error::config(wrong).hint(
+                    "use `tls=true`, or for a certificate that cannot be checked \
+                     mysql://user:password@host:3306/database?require_ssl=true&verify_ca=false&verify_identity=false",
+                ));
+            }
+        };
+    }
+    Ok(is_encrypted)
+}
+
+fn without_parameters(text: &str) -> Option<(OptsBuilder, &str)> {
     let (front, database) = text.rsplit_once('/')?;
     let (database, parameters) = database.split_once('?').unwrap_or((database, ""));
     let (login, place) = front.rsplit_once('@').unwrap_or(("", front));
@@ -91,8 +124,7 @@ fn from_data_source_name(text: &str) -> Option<Opts> {
         None if place.is_empty() || place == "tcp" => options,
         None => return None,
     };
-    let is_encrypted = parameters.split('&').any(|p| p == "tls=true");
-    Some(options.ssl_opts(is_encrypted.then(mysql_async::SslOpts::default)).into())
+    Some((options, parameters))
 }
 
 #[cfg(test)]
@@ -115,6 +147,21 @@ mod tests {
         let socket = options("me@unix(/run/m.sock)/shop").unwrap();
         assert_eq!(socket.socket(), Some("/run/m.sock"));
         assert!(options("me@tcp(db)/shop?tls=true").unwrap().ssl_opts().is_some());
+    }
+
+    #[test]
+    fn a_connection_is_plain_only_where_that_is_asked_for() {
+        let parse = |tls: &str| options(&format!("me:secret@tcp(db)/shop?parseTime=true&{tls}"));
+        for (tls, is_encrypted) in
+            [("tls=true", true), ("tls=1", true), ("tls=false", false), ("loc=UTC", false)]
+        {
+            assert_eq!(parse(tls).unwrap().ssl_opts().is_some(), is_encrypted, "{tls}");
+        }
+        for tls in ["tls=skip-verify", "tls=preferred", "tls=custom", "tls=yes", "tls=", "TLS=x"] {
+            let error = parse(tls).unwrap_err();
+            assert!(error.full_message().contains("`tls`"), "{tls}");
+            assert!(!error.full_message().contains("secret"), "{tls}");
+        }
     }
 
     #[test]
