@@ -140,6 +140,7 @@ async fn query<T>(session: &mut Session, statement: &str) -> Result<Vec<T>>
 where
     T: mysql_async::prelude::FromRow + Send + 'static,
 {
-    let rows = session.connection.query(statement).await;
+    let rows = session.begin()?.query(statement).await;
+    session.ended();
     rows.map_err(|e| session.error("look at the tables", e))
 }

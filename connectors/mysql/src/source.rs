@@ -17,7 +17,7 @@ use mysql_async::{Opts, Row};
 use crate::catalog::{self, Relation};
 use crate::horizon::{self, Horizon};
 use crate::reader::Reader;
-use crate::session::{Session, literal, quote};
+use crate::session::{Session, Zone, literal, quote};
 use crate::types::{self, SYSTEM};
 
 /// A batch ends at so many rows, or as soon as it holds so many bytes.
@@ -50,7 +50,7 @@ impl MysqlSource {
             ReadMode::FullRefresh => None,
             ReadMode::Incremental => {
                 let horizon = horizon::probe(&mut session).await?;
-                Some(InclusiveCursor::new(plan, saved, as_written(plan, &horizon, &session))?)
+                Some(InclusiveCursor::new(plan, saved, cap(plan, &horizon, session.zone))?)
             }
         };
         let snapshot = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ";
@@ -77,13 +77,26 @@ impl MysqlSource {
     }
 }
 
-/// The horizon by the clock that writes the cursor field: `timestamp` is an instant, `date` and
-/// `datetime` are in the time zone of the server.
-fn as_written(plan: &TablePlan, horizon: &Horizon, session: &Session) -> Instant {
+/// By how much a clock may go back when its zone changes: one hour in nearly all zones, two in one.
+const CHANGE_SECONDS: i64 = 7200;
+
+/// After what nothing is saved as the maximum of the planned cursor field.
+fn cap(plan: &TablePlan, horizon: &Horizon, zone: Zone) -> Instant {
     let field = plan.cursor_field.as_deref().and_then(|name| plan.source.field(name));
+    as_written(field, horizon.at, zone)
+}
+
+/// The horizon by the clock that writes the cursor field: `timestamp` is an instant, `date` and
+/// `datetime` are in the time zone of the server. When that clock goes back it writes the same
+/// hours again, so the horizon is always as far behind as it may go back.
+fn as_written(field: Option<&Field>, horizon: Instant, zone: Zone) -> Instant {
     let is_instant =
         field.is_some_and(|field| matches!(field.data_type(), DataType::Timestamp(_, Some(_))));
-    if is_instant { horizon.at } else { Instant(horizon.at.0 + session.zone_seconds * 1_000_000) }
+    if is_instant {
+        return horizon;
+    }
+    let back = if zone.is_fixed { 0 } else { CHANGE_SECONDS };
+    Instant(horizon.0 + (zone.seconds - back) * 1_000_000)
 }
 
 /// The SELECT of a table. Every planned column has to be there with the planned type.
@@ -158,7 +171,7 @@ impl<'a> Reading<'a> {
     async fn rows(&mut self, session: &mut Session, statement: &str) -> Result<Completion> {
         let place = session.place().to_owned();
         let failed = |error| crate::session::explain("read the table", error, &place);
-        let mut result = session.connection.query_iter(statement).await.map_err(failed)?;
+        let mut result = session.begin()?.query_iter(statement).await.map_err(failed)?;
         while let Some(row) = result.next().await.map_err(failed)? {
             self.append(&row)?;
             if self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
@@ -168,6 +181,8 @@ impl<'a> Reading<'a> {
                 self.send().await?;
             }
         }
+        drop(result);
+        session.ended();
         self.send().await?;
         if self.output.is_stopping() { Ok(Completion::Stopped) } else { Ok(Completion::Complete) }
     }
@@ -314,5 +329,30 @@ impl Source for MysqlSource {
             }
         }
         Ok(Completion::Complete)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_clock_writes_after_it_went_back_is_not_before_the_cap() {
+        const HOUR: i64 = 3_600_000_000;
+        let horizon = Instant(1_000 * HOUR);
+        let field = |zone: Option<&str>| {
+            let unit = arrow_schema::TimeUnit::Microsecond;
+            Field::new("at", DataType::Timestamp(unit, zone.map(Into::into)), true)
+        };
+        let summer = Zone { seconds: 7200, is_fixed: false };
+        let written = as_written(Some(&field(None)), horizon, summer);
+        // One moment later it is winter.
+        assert!(written.0 <= horizon.0 + HOUR);
+        assert_eq!(written.0, 1_000 * HOUR);
+        let date = Field::new("at", DataType::Date32, true);
+        assert_eq!(as_written(Some(&date), horizon, summer), written);
+        assert_eq!(as_written(Some(&field(Some("UTC"))), horizon, summer), horizon);
+        let fixed = Zone { seconds: -18_000, is_fixed: true };
+        assert_eq!(as_written(Some(&field(None)), horizon, fixed).0, 995 * HOUR);
     }
 }

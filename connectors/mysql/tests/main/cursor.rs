@@ -58,17 +58,32 @@ async fn a_row_from_the_future_hides_nothing() {
 
 #[tokio::test]
 async fn the_zone_of_the_server_moves_no_bound() {
-    // The server is behind UTC: a bound in UTC would be hours ahead of its wall clock.
+    // The server is behind UTC: a bound in UTC would be hours ahead of its wall clock. Its host is
+    // ahead of UTC: taken as UTC, the start of a transaction would lie in the future.
     let (name, mut other, mut reader) = events(CLOCKS[0]).await;
+    assert_eq!(other.one("SELECT @@system_time_zone").await, "JST");
+    assert_eq!(other.one("SELECT @@time_zone").await, "-05:00");
     assert_eq!(ids(&mut reader).await, ["1", "2"]);
     let mut late = Other::open(&name).await;
     late.run("BEGIN; INSERT INTO events (id) VALUES (3)").await;
+    // Longer than the slack of the bound, which would hide a start that is misread.
+    other.run("DO SLEEP(7)").await;
     for id in 4..7 {
         other.run(&format!("INSERT INTO events (id) VALUES ({id})")).await;
         assert_eq!(ids(&mut reader).await, [id.to_string()]);
     }
     late.run("COMMIT").await;
     assert_eq!(ids(&mut reader).await, ["3"]);
+}
+
+#[tokio::test]
+async fn instants_arrive_in_utc_after_a_look_at_the_transactions() {
+    let (_, mut other, mut reader) = events("timestamp(6) NULL").await;
+    other.run("DELETE FROM events; SET time_zone = '+00:00'").await;
+    other.run("INSERT INTO events VALUES (1, '2024-03-31 02:30:00.5')").await;
+    assert_eq!(reader.sync().await, ["1|2024-03-31 02:30:00.500000Z"]);
+    other.run("INSERT INTO events VALUES (2, '2024-03-31 02:30:00.5')").await;
+    assert_eq!(reader.sync().await, ["2|2024-03-31 02:30:00.500000Z"]);
 }
 
 #[tokio::test]

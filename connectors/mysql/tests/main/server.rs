@@ -1,6 +1,7 @@
 //! A throw-away MariaDB server, and a reader that keeps its cursor from sync to sync.
 //!
-//! The server's own time zone is five hours behind UTC, so that a mistake of zones shows.
+//! The server's own time zone is five hours behind UTC and that of its host is nine hours ahead, so
+//! that a mistake of zones shows.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant as Clock};
 
 use highwater_core::text::TextColumn;
 use highwater_core::{
-    Connector, Instant, Message, Output, Plan, ReadMode, Result, Source, State, TablePlan,
-    WriteMode,
+    Completion, Connector, Instant, Message, Output, Plan, ReadMode, Result, Source, State,
+    TablePlan, WriteMode,
 };
 use highwater_mysql::MysqlConnector;
 use mysql_async::Conn;
@@ -81,6 +82,7 @@ fn start() -> Server {
         folder.path().join("log").display(),
     );
     let mut keeper = Command::new("sh");
+    keeper.env("TZ", "Asia/Tokyo");
     keeper.args(["-c", &server]).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null());
     as_user(&mut keeper);
     let keeper = keeper.spawn().unwrap();
@@ -124,6 +126,24 @@ impl Other {
     /// Runs statements, separated by semicolons.
     pub(crate) async fn run(&mut self, statements: &str) {
         self.0.query_drop(statements).await.unwrap();
+    }
+
+    pub(crate) async fn one(&mut self, statement: &str) -> String {
+        self.0.query_first(statement).await.unwrap().unwrap()
+    }
+
+    /// Waits until no other connection to this database is left.
+    pub(crate) async fn is_alone(&mut self) -> bool {
+        let others = "SELECT COUNT(*) FROM information_schema.processlist
+                      WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+        let patience = Clock::now() + Duration::from_secs(60);
+        while self.one(others).await != "0" {
+            if Clock::now() > patience {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
     }
 }
 
@@ -203,6 +223,24 @@ impl Reader {
         self.state.cursors.extend(cursors);
         rows.sort();
         Ok(rows)
+    }
+
+    /// Takes the first batch of an endless table. Then the read is asked to stop, or is dropped.
+    pub(crate) async fn give_up(&self, is_asked: bool) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (output, mut messages) = Output::bounded(1, Arc::clone(&stop));
+        let partitions = self.source.partitions(&self.plan, &self.state).await.unwrap();
+        let mut read = self.source.read(&self.plan, &partitions[0], &self.state, output);
+        tokio::select! {
+            _ = &mut read => panic!("the table has no end"),
+            message = messages.recv() => assert!(matches!(message, Some(Message::Batch(_)))),
+        }
+        if is_asked {
+            stop.store(true, Ordering::Relaxed);
+            let drain = async { while messages.recv().await.is_some() {} };
+            let (completion, ()) = tokio::join!(read, drain);
+            assert_eq!(completion.unwrap(), Completion::Stopped);
+        }
     }
 
     pub(crate) async fn sync(&mut self) -> Vec<String> {

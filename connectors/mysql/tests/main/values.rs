@@ -78,6 +78,17 @@ async fn large_tables_names_and_views_are_read() {
 }
 
 #[tokio::test]
+async fn a_read_that_is_given_up_ends_at_the_server() {
+    let (name, mut other) = database().await;
+    other.run("CREATE VIEW endless AS SELECT seq FROM seq_1_to_1000000000000").await;
+    let reader = Reader::new(&name, "endless", None).await;
+    for is_asked in [true, false] {
+        reader.give_up(is_asked).await;
+        assert!(other.is_alone().await, "asked to stop: {is_asked}");
+    }
+}
+
+#[tokio::test]
 async fn what_changed_since_the_plan_stops_the_read() {
     let (name, mut other) = database().await;
     other.run("CREATE TABLE t (id int, v int)").await;
