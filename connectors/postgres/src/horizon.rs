@@ -58,6 +58,9 @@ pub(crate) struct Probe {
     pub prepared: Vec<String>,
     /// `pg_control_system().system_identifier`, where it may be read.
     pub system: Option<String>,
+    /// The timeline that the server writes: another one after a promotion or a restore. `None` on a
+    /// standby.
+    pub timeline: Option<String>,
 }
 
 /// By the functions behind the views: to plan these costs the server more than to answer.
@@ -80,7 +83,10 @@ SELECT (extract(epoch FROM (SELECT min(xact_start) FROM seen
              WHERE p.dbid = (SELECT d.oid FROM pg_catalog.pg_database d
                              WHERE d.datname = pg_catalog.current_database())),
        CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
-            THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) END";
+            THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) END,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+                 AND pg_catalog.has_function_privilege('pg_catalog.pg_current_wal_lsn()', 'EXECUTE')
+            THEN substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END";
 
 /// Looks at the open transactions. Has to run before the snapshot is taken: a transaction that
 /// ends in between is visible to the snapshot, one that begins in between is later than the
@@ -102,6 +108,7 @@ pub(crate) async fn probe(client: &Client) -> Result<Probe> {
         standby: get(row, 3)?,
         prepared: get(row, 4)?,
         system: get(row, 5)?,
+        timeline: get(row, 6)?,
     })
 }
 
@@ -126,10 +133,13 @@ pub(crate) async fn snapshot(client: &Client) -> Result<Snapshot> {
 }
 
 impl Snapshot {
-    /// The full id of a transaction that made a visible row version, if it is not before `xmin`.
+    /// The full id of a transaction that made a visible row version, if it is not before `xmin`. A
+    /// row that was frozen long ago shows an id that looks like one to come: no such is visible.
     pub(crate) fn recent(&self, xid: u32) -> Option<u64> {
         let distance = xid.wrapping_sub(self.xmin as u32).cast_signed();
-        (xid >= 3 && distance >= 0).then(|| self.xmin + u64::from(distance.cast_unsigned()))
+        let id =
+            (xid >= 3 && distance >= 0).then(|| self.xmin + u64::from(distance.cast_unsigned()));
+        id.filter(|id| *id < self.xmax)
     }
 }
 
@@ -140,6 +150,9 @@ pub(crate) struct SavedVersions {
     kind: String,
     /// The server that the transaction ids belong to, where it could be read.
     system: Option<String>,
+    /// The timeline that they were given out in, where it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeline: Option<String>,
     /// The table: a table of the same name made later is another one.
     table: u32,
     /// The column that `greatest` is of.
@@ -229,6 +242,7 @@ pub(crate) struct VersionRead {
     clock_went_back: bool,
     prepared: BTreeMap<String, Option<Instant>>,
     system: Option<String>,
+    timeline: Option<String>,
     oid: u32,
     partitions: Vec<u32>,
     files: Files,
@@ -309,6 +323,7 @@ impl VersionRead {
             clock_went_back: held.is_some_and(|held| probe.now < held),
             prepared,
             system: probe.system.clone(),
+            timeline: probe.timeline.clone(),
             oid: now.oid,
             partitions: now.partitions,
             files: now.files,
@@ -441,6 +456,8 @@ impl VersionRead {
             v: 1,
             kind: KIND.to_owned(),
             system: system.or(self.saved.as_ref().and_then(|s| s.system.as_ref())).cloned(),
+            // A standby knows none: what the primary said before holds on.
+            timeline: self.timeline.clone().or_else(|| self.saved.as_ref()?.timeline.clone()),
             table: self.oid,
             cursor_field: self.cursor_field.clone(),
             greatest: self.greatest,
@@ -486,6 +503,16 @@ fn check_same_source(
     {
         return Err(Error::schema(
             "The source is another PostgreSQL server than the one the cursor belongs to",
+        )
+        .context("table", name)
+        .hint(reset_hint(name)));
+    }
+    if let (Some(then), Some(now)) = (&saved.timeline, &probe.timeline)
+        && then != now
+    {
+        return Err(Error::schema(
+            "The source was promoted or restored since it was last read: transactions that were \
+             delivered may be missing there, and their ids belong to others",
         )
         .context("table", name)
         .hint(reset_hint(name)));

@@ -12,6 +12,7 @@ fn probe() -> Probe {
         standby: false,
         prepared: vec![],
         system: Some("77".into()),
+        timeline: Some("00000001".into()),
     }
 }
 
@@ -163,4 +164,26 @@ fn what_readers_of_parts_admit_is_covered_together() {
     assert!(!later.part().admit(101, false));
     later.forget_known();
     assert!(later.part().admit(101, false), "of a page that was not read");
+}
+
+#[test]
+fn a_row_that_was_frozen_long_ago_is_none_of_a_transaction_to_come() {
+    let snapshot = Snapshot { xmin: 3_000_000_000, xmax: 3_000_000_002 };
+    assert_eq!(snapshot.recent(785), None);
+    assert_eq!(snapshot.recent(3_000_000_001), Some(3_000_000_001));
+    assert_eq!(snapshot.recent(3_000_000_002), None);
+}
+
+#[test]
+fn a_source_that_was_promoted_or_restored_is_refused() {
+    let snapshot = Snapshot { xmin: 100, xmax: 100 };
+    let first = saved(read(None, &probe(), snapshot).unwrap());
+    let promoted = Probe { timeline: Some("00000002".into()), ..probe() };
+    let refused = read(Some(&first), &promoted, snapshot).err().unwrap();
+    assert_eq!(refused.kind(), highwater_core::ErrorKind::Schema);
+    // A standby knows none, and what was known is kept.
+    let standby = Probe { timeline: None, standby: true, ..probe() };
+    let second = saved(read(Some(&first), &standby, snapshot).unwrap());
+    assert!(read(Some(&second), &promoted, snapshot).is_err());
+    assert!(read(Some(&second), &probe(), snapshot).is_ok());
 }
