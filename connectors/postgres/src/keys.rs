@@ -31,13 +31,13 @@ pub(crate) async fn add(session: &Session, table: &Table) -> Result<u64> {
         if table.primary_key.iter().any(nullable) { fold(session, table).await? } else { 0 };
     prepare(session, table).await?;
     let failed = match names::make(session, &statement).await {
-        Ok(()) => return Ok(removed),
+        Ok(()) => return session.run("build the key", FORGET).await.map(|()| removed),
         Err(error) => error,
     };
     if failed.code() != Some(&SqlState::UNIQUE_VIOLATION) {
         return Err(session.error("build the key", failed).context("table", &table.name));
     }
-    session.run("go back to a savepoint", "ROLLBACK TO SAVEPOINT key").await?;
+    session.run("go back to a savepoint", UNDO).await?;
     removed += fold(session, table).await?;
     names::make(session, &statement)
         .await
@@ -104,14 +104,21 @@ pub(crate) async fn add_late(session: &Session, table: &Table) -> Result<Option<
 pub(crate) async fn add_if_unique(session: &Session, table: &Table) -> Result<()> {
     let Some(statement) = ddl::add_key(&PostgresDialect, table) else { return Ok(()) };
     prepare(session, table).await?;
-    let Err(failed) = names::make(session, &statement).await else { return Ok(()) };
+    let Err(failed) = names::make(session, &statement).await else {
+        return session.run("build the key", FORGET).await;
+    };
     if failed.code() != Some(&SqlState::UNIQUE_VIOLATION) {
         return Err(session.error("build the key", failed).context("table", &table.name));
     }
-    session.run("go back to a savepoint", "ROLLBACK TO SAVEPOINT key").await?;
+    session.run("go back to a savepoint", UNDO).await?;
     tracing::warn!(table = %table.name, "several rows have one key: the table is without its key");
     Ok(())
 }
+
+/// Ends the savepoint. Within it the server freezes no rows of a table that was made before it.
+pub(crate) const FORGET: &str = "RELEASE SAVEPOINT key";
+/// Goes back to the savepoint, and ends it.
+pub(crate) const UNDO: &str = "ROLLBACK TO SAVEPOINT key; RELEASE SAVEPOINT key";
 
 /// A savepoint to come back to, and one process to build the index of a table that is not large:
 /// to start several and to put their parts together costs half as much again as it does.

@@ -149,6 +149,22 @@ async fn rows_that_came_again_are_folded_when_the_key_is_made() {
 }
 
 #[tokio::test]
+async fn a_full_refresh_in_rounds_has_its_key_from_the_beginning() {
+    let mut bench = Bench::new(WriteMode::Overwrite);
+    bench.job.read_mode = ReadMode::FullRefresh;
+    let run = bench.run().await;
+    let mut writer = run.writer().await;
+    // Nothing tells its last round from the others.
+    round(&run, &mut writer, &[bench.row(1, "a"), bench.row(2, "a")], 1).await;
+    round(&run, &mut writer, &[bench.row(1, "b"), bench.row(3, "b")], 2).await;
+    run.finish().await;
+    run.release().await;
+    assert!(bench.has_key());
+    let rows = [item(1, "b", 1), item(2, "a", 1), item(3, "b", 1)];
+    assert_same(&visible(&bench.system, &bench.job).await, &[items(&bench.job.table, &rows)]);
+}
+
+#[tokio::test]
 async fn the_key_comes_also_where_the_last_commit_brings_no_row() {
     let bench = Bench::new(WriteMode::Overwrite);
     let run = bench.run().await;

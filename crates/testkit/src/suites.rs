@@ -234,6 +234,7 @@ macro_rules! suites {
             without_a_group_every_row_goes,
             null_equals_nothing,
             values_of_many_types_are_compared,
+            a_deletion_between_rows_of_new_tables,
             a_value_is_brought_to_the_type_of_its_column,
             dependent_rows_go_with_their_parents,
             only_what_was_sent_before_goes,
@@ -316,6 +317,7 @@ macro_rules! suites {
             null_is_told,
             every_sure_type_has_the_same_text,
             a_destination_tells_the_keys_of_one_sync,
+            a_source_without_the_table_tells_no_keys,
         }
     };
     (@suite compaction $harness:expr) => {

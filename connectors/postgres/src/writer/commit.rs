@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
-    Checkpoint, Committed, CommittedTables, CursorKey, Error, ErrorKind, Fence, Plan, Result,
-    TableName, TablePlan, TableRecord, WriteMode,
+    Checkpoint, Committed, CommittedTables, CursorKey, Error, ErrorKind, Fence, Plan, ReadMode,
+    Result, TableName, TablePlan, TableRecord, WriteMode,
 };
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::table_columns;
@@ -35,9 +35,8 @@ impl PostgresWriter {
         open.finish_load().await?;
         crash::at(CrashPoint::StageRows);
         let tables = self.tables()?;
-        let gets_key = |table: &TablePlan| {
-            self.keyless.contains(table.name()) && is_last(checkpoint, table.name())
-        };
+        let gets_key =
+            |table: &TablePlan| self.keyless.contains(table.name()) && is_last(checkpoint, table);
         let altered = |table: &&TablePlan| self.has_changes(&open, table) || gets_key(table);
         for table in tables.iter().filter(altered) {
             changes::lock(&open.session, &table.target.name).await?;
@@ -123,7 +122,7 @@ impl PostgresWriter {
         keyless: &mut BTreeSet<TableName>,
     ) -> Result<Option<Committed>> {
         let (name, session) = (table.name(), &open.session);
-        let is_last = is_last(checkpoint, name);
+        let is_last = is_last(checkpoint, table);
         let loaded = open.loads.get(name);
         let merges = loaded.is_some_and(|loaded| loaded.way == Way::Staged);
         let mut folded = 0;
@@ -334,10 +333,10 @@ impl PostgresWriter {
 }
 
 /// Whether a checkpoint covers all that is read of a table: one that says where an unfinished
-/// read goes on does not.
-fn is_last(checkpoint: &Checkpoint, table: &TableName) -> bool {
-    let unfinished = CursorKey::Partition(table.clone(), FULL_REFRESH.to_owned());
-    !checkpoint.cursors.contains_key(&unfinished)
+/// first read goes on does not. In a full refresh nothing tells the last one from the others.
+fn is_last(checkpoint: &Checkpoint, table: &TablePlan) -> bool {
+    let unfinished = CursorKey::Partition(table.name().clone(), FULL_REFRESH.to_owned());
+    table.read_mode == ReadMode::FullRefresh || !checkpoint.cursors.contains_key(&unfinished)
 }
 
 /// The arrival order of the next row in the history.

@@ -73,9 +73,12 @@ impl PostgresWriter {
             }
         }
         match names::make(session, &add_key).await {
-            Ok(()) => Ok(Some(Committed { written, ..Committed::default() })),
+            Ok(()) => {
+                session.run("build the key", keys::FORGET).await?;
+                Ok(Some(Committed { written, ..Committed::default() }))
+            }
             Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-                let again = format!("ROLLBACK TO SAVEPOINT key; {add_key}");
+                let again = format!("{}; {add_key}", keys::UNDO);
                 session.run("build the key", &again).await?;
                 Ok(None)
             }

@@ -229,6 +229,25 @@ pub async fn values_of_many_types_are_compared(harness: &dyn Harness) {
     }
 }
 
+/// Rows of two new tables with a deletion between them: what comes after it arrives too.
+pub async fn a_deletion_between_rows_of_new_tables(harness: &dyn Harness) {
+    let names = ["people", "pets"];
+    let jobs = names.map(|name| job(name, WriteMode::Overwrite));
+    let together = Together::open(harness, &jobs).await;
+    let (first, second) = PEOPLE.split_at(3);
+    let gone = deletion("people", vec![(false, vec![named("ada")])]);
+    let sent = vec![
+        Sent::Rows("people", rows("people", first)),
+        Sent::Rows("pets", rows("pets", first)),
+        Sent::Delete(&gone),
+        Sent::Rows("pets", rows("pets", second)),
+        Sent::Rows("people", rows("people", second)),
+    ];
+    together.commit(sent).await;
+    assert_eq!(left(harness, "people").await, [3, 4, 5, 6]);
+    assert_eq!(left(harness, "pets").await, [1, 2, 3, 4, 5, 6]);
+}
+
 /// A value may come in another type than the column has, as long as it is a value of it.
 pub async fn a_value_is_brought_to_the_type_of_its_column(harness: &dyn Harness) {
     let together = Together::open(harness, &[job("people", WriteMode::Overwrite)]).await;
