@@ -10,7 +10,8 @@
 //! begin of a transaction is still held at its end.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -163,6 +164,11 @@ fn check_path(location: &Location, access: Access) -> Result<()> {
             .context("path", path.display())
             .hint("name the file in it"));
     }
+    if !may_be_a_database(path) {
+        return Err(Error::config("The file is not a DuckDB database")
+            .context("path", path.display())
+            .hint("name another file; what is in this one stays as it is"));
+    }
     if access == Access::Read && !path.exists() {
         return Err(Error::config("No such file")
             .context("path", path.display())
@@ -175,6 +181,26 @@ fn check_path(location: &Location, access: Access) -> Result<()> {
             .hint(format!("mkdir -p {}", folder.display())));
     }
     Ok(())
+}
+
+/// Whether a file is one of DuckDB's, empty, or not there. DuckDB itself takes a CSV, JSON or
+/// Parquet file for a database in memory, in which all rows would be lost.
+fn may_be_a_database(path: &Path) -> bool {
+    const MAGIC: (usize, &[u8]) = (8, b"DUCK");
+    match std::fs::metadata(path) {
+        Err(_) => return true,
+        // To open a pipe would wait for whoever writes into it.
+        Ok(there) if !there.is_file() => return false,
+        Ok(there) if there.len() == 0 => return true,
+        Ok(_) => {}
+    }
+    let mut start = [0; MAGIC.0 + MAGIC.1.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    // One that cannot be opened is refused with its reason when the database is.
+    read.map_or_else(
+        |error| error.kind() != ErrorKind::UnexpectedEof,
+        |()| start[MAGIC.0..] == *MAGIC.1,
+    )
 }
 
 fn current_folder() -> String {
@@ -208,5 +234,26 @@ impl Drop for WriteLock {
     fn drop(&mut self) {
         *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
         self.0.given_back.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_of_duckdb_are_taken_for_databases() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            may_be_a_database(&path)
+        };
+        assert!(may_be_a_database(&folder.path().join("none")));
+        assert!(file("empty", b""));
+        assert!(file("database", b"12345678DUCK and more"));
+        assert!(!file("short.csv", b"id\n7\n"));
+        assert!(!file("long.csv", b"id,name\n7,somebody\n"));
+        assert!(!file("other.db", b"SQLite format 3\0"));
     }
 }
