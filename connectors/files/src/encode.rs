@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use flate2::write::GzEncoder;
 use highwater_core::text::{TextColumn, convert, push_json_string};
 use highwater_core::types::{EXTENSION, JSON, NUMERIC, extension_field, with_metadata};
@@ -324,12 +324,17 @@ pub(crate) fn stored_field(field: &Field, format: Format) -> Field {
     }
 }
 
-/// The column that Parquet gets: intervals and columns of NULL are text there, zeros before the
+/// The column that Parquet gets: intervals and columns of NULL are text there, seconds milliseconds, zeros before the
 /// point of a decimal are digits, and nested columns that hold such are JSON.
 fn parquet_field(field: &Field) -> Field {
     let changed = |data_type| Field::new(field.name(), data_type, field.is_nullable());
     match field.data_type() {
         DataType::Interval(_) | DataType::Null => changed(DataType::Utf8),
+        // It knows no seconds, and would make a plain number of them.
+        DataType::Timestamp(TimeUnit::Second, zone) => {
+            changed(DataType::Timestamp(TimeUnit::Millisecond, zone.clone()))
+        }
+        DataType::Time32(TimeUnit::Second) => changed(DataType::Time32(TimeUnit::Millisecond)),
         decimal if has_negative_scale(decimal) => match whole_digits(decimal) {
             digits @ 0..=38 => changed(DataType::Decimal128(digits, 0)),
             digits @ 39..=76 => changed(DataType::Decimal256(digits, 0)),
@@ -414,6 +419,22 @@ mod tests {
 
     use super::*;
     use crate::spec::{self, DestinationSpec};
+
+    #[test]
+    fn seconds_are_times_in_parquet_too() {
+        let unit = |data_type| parquet_field(&Field::new("c", data_type, true)).data_type().clone();
+        let utc: Option<Arc<str>> = Some("UTC".into());
+        for zone in [None, utc] {
+            assert_eq!(
+                unit(DataType::Timestamp(TimeUnit::Second, zone.clone())),
+                DataType::Timestamp(TimeUnit::Millisecond, zone)
+            );
+        }
+        assert_eq!(
+            unit(DataType::Time32(TimeUnit::Second)),
+            DataType::Time32(TimeUnit::Millisecond)
+        );
+    }
 
     #[test]
     fn a_full_disk_is_said() {

@@ -19,7 +19,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
 /// A row group ends when its encoded columns take so much memory.
-pub(crate) const MEMORY_BYTES: usize = 32 << 20;
+pub(crate) const MEMORY_BYTES: usize = 24 << 20;
 /// A dictionary of numbers is given up at this size: with a number in four different, no index is
 /// much shorter than the number, and a larger table of them no longer fits into the caches.
 const NUMBERS_BYTES: usize = 256 << 10;

@@ -95,7 +95,7 @@ pub struct FormatSpec {
     /// Parquet: accepted for CloudQuery's sake (`undefined`, `required`, `optional`, `repeated`);
     /// the root has no repetition, which every reader accepts.
     pub root_repetition: Option<String>,
-    /// Parquet: rows in a row group at most. Default: 131072; a row group also ends at 32 MiB.
+    /// Parquet: rows in a row group at most. Default: 131072; a row group also ends at 24 MiB.
     #[schemars(range(min = 1))]
     pub max_row_group_length: Option<usize>,
     /// Parquet: how pages are compressed. Default: `zstd`.
@@ -272,7 +272,7 @@ pub struct DestinationSpec {
     /// `,`); `quote`, the character around fields (default `"`); `skip_header: true`, no line with
     /// the names of the columns. Parquet: `compression`, that of the pages: `zstd` (the default),
     /// `snappy` or `uncompressed`; `max_row_group_length`, rows in a row group at most (default
-    /// 131072; a row group also ends at 32 MiB); `version` (`v1.0`, `v2.4`, `v2.6`, `v2Latest`)
+    /// 131072; a row group also ends at 24 MiB); `version` (`v1.0`, `v2.4`, `v2.6`, `v2Latest`)
     /// and `root_repetition` (`undefined`, `required`, `optional`, `repeated`) are accepted for
     /// CloudQuery's sake and have no effect: every reader understands the files. JSON: none.
     pub format_spec: Option<FormatSpec>,
