@@ -174,7 +174,7 @@ impl InclusiveCursor {
         let (known, delivered, delivered_nulls) =
             delivered(&saved, &schema, &table).map_err(damaged)?;
         let mut cursor = Self {
-            cap: position::of_instant(&field, now),
+            cap: position::greatest(&field, now),
             delivered,
             delivered_nulls,
             saved_nulls: (saved.nulls, saved.nulls_cells),

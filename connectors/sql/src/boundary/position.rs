@@ -182,14 +182,18 @@ pub(super) fn from_text(field: &Field, text: &str) -> Result<Position> {
         .ok_or_else(|| Error::internal("A cursor is NULL").context("column", field.name()))
 }
 
-/// The position of a point in time, for columns of dates and timestamps: nothing after it is a
-/// time that a row can honestly have.
-pub(super) fn of_instant(field: &Field, now: Instant) -> Option<Position> {
+/// The greatest position that counts: for dates and timestamps that of a point in time, after which
+/// is no time that a row can honestly have; for floats the greatest number, after which are infinity
+/// and NaN.
+pub(super) fn greatest(field: &Field, now: Instant) -> Option<Position> {
     const DAY: i64 = 86_400_000_000;
     let ticks = match field.data_type() {
         DataType::Date32 => now.0.div_euclid(DAY).into(),
         DataType::Date64 => i128::from(now.0.div_euclid(DAY)) * 86_400_000,
         DataType::Timestamp(unit, _) => i128::from(now.0) * per_second(*unit) / 1_000_000,
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+            return Some(Position::Float(f64::MAX));
+        }
         _ => return None,
     };
     Some(Position::Integer(ticks))
@@ -315,6 +319,17 @@ mod tests {
     use highwater_core::types::{NUMERIC, extension_field};
 
     use super::*;
+
+    #[test]
+    fn no_position_is_infinity_or_nan() {
+        let field = Field::new("c", DataType::Float32, true);
+        let greatest = greatest(&field, Instant(0)).unwrap();
+        for (value, counts) in
+            [(f64::from(f32::MAX), true), (f64::INFINITY, false), (f64::NAN, false)]
+        {
+            assert_eq!(Position::Float(value).compare(&greatest).is_le(), counts, "{value}");
+        }
+    }
 
     #[test]
     fn decimal_texts_compare_by_value() {
