@@ -66,10 +66,12 @@ async fn the_zone_of_the_server_moves_no_bound() {
     assert_eq!(ids(&mut reader).await, ["1", "2"]);
     let mut late = Other::open(&name).await;
     late.run("BEGIN; INSERT INTO events (id) VALUES (3)").await;
-    // Longer than the slack of the bound, which would hide a start that is misread.
-    other.run("DO SLEEP(7)").await;
     for id in 4..7 {
         other.run(&format!("INSERT INTO events (id) VALUES ({id})")).await;
+        if id == 4 {
+            // Longer than the slack of the bound, which would hide a start that is misread.
+            other.run("DO SLEEP(7)").await;
+        }
         assert_eq!(ids(&mut reader).await, [id.to_string()]);
     }
     late.run("COMMIT").await;
