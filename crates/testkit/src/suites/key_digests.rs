@@ -260,6 +260,21 @@ pub async fn a_destination_tells_the_keys_of_one_sync(harness: &dyn Harness) {
     assert_eq!(rows_of(destination.key_digests(&keys)).await, 0);
 }
 
+/// What a source does not have counts as deleted: a table that is gone is an error, not an empty one.
+pub async fn a_source_without_the_table_tells_no_keys(harness: &dyn Harness) {
+    let table = item_table("gone");
+    harness.fill(&table, &upsert(&items(&table, &[item(1, "a", 10)]))).await;
+    let source = harness.source().await;
+    let found = find_table(source.as_ref(), &table.name).await.expect("the table is there");
+    let mut keys = keys_of(&table, &found);
+    assert_eq!(rows_of(source.key_digests(&keys)).await, 1);
+    keys.name = keys.name.renamed("is_not_there");
+    let mut digests = source.key_digests(&keys).expect("keys");
+    assert!(digests.digests(BUCKETS).await.is_err());
+    let mut digests = source.key_digests(&keys).expect("keys");
+    assert!(sent(&keys, digests.as_mut(), &Chosen { of: 1, buckets: [0].into() }).await.is_err());
+}
+
 async fn rows_of(digests: Option<Box<dyn KeyDigests>>) -> u64 {
     let mut digests = digests.expect("the destination tells keys");
     let found = digests.digests(BUCKETS).await.unwrap_or_else(|e| panic!("{}", e.full_message()));
