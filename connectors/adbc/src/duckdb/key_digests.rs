@@ -98,7 +98,14 @@ impl Side {
         };
         session.run("BEGIN TRANSACTION READ ONLY")?;
         let Some(relation) = catalog::relation(&mut session, &keys.name)? else {
-            return Ok(Some(Open { session, found: None }));
+            return match self {
+                Self::Destination(_) => Ok(Some(Open { session, found: None })),
+                // What a source does not have counts as deleted.
+                Self::Source(..) => {
+                    Err(Error::schema("The table is not there any more")
+                        .context("table", &keys.name))
+                }
+            };
         };
         if matches!(self, Self::Destination(_)) {
             check_collations(&mut session, keys)?;
