@@ -525,7 +525,7 @@ fn begin(out: &mut Vec<u8>) -> usize {
 }
 
 /// Fills in the length of what was written since [`begin`].
-fn end(start: usize, out: &mut Vec<u8>) {
+fn end(start: usize, out: &mut [u8]) {
     let length = length_of(out.len() - start - 4);
     out[start..start + 4].copy_from_slice(&length);
 }

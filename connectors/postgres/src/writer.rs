@@ -89,7 +89,7 @@ impl PostgresWriter {
         let keyless = partition
             .tables
             .iter()
-            .filter(|name| written.tables.get(*name).is_some_and(|table| may_lack_key(table)));
+            .filter(|name| written.tables.get(*name).is_some_and(may_lack_key));
         let names: Vec<String> = partition.tables.iter().map(ToString::to_string).collect();
         Self {
             connector,
