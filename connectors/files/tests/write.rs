@@ -191,8 +191,11 @@ async fn every_type_comes_back_from_every_format() {
             if format != "parquet" {
                 spec["columns"] = Value::Object(words(&rows));
             }
-            let found = read_one(spec).await;
+            let mut found = read_one(spec).await;
             assert_eq!(found.len(), 3);
+            if format == "parquet" {
+                as_seconds(&mut found, &rows);
+            }
             assert_eq!(&found, expected.get_or_insert(found.clone()), "{format} {compression}");
         }
     }
@@ -202,6 +205,19 @@ async fn every_type_comes_back_from_every_format() {
     assert_eq!(expected[2][6].as_deref(), Some("a,\"b\"\n\u{feff}é"));
     assert_eq!(expected[0][14].as_deref(), Some("infinity"));
     assert!(expected[1].iter().all(Option::is_none));
+}
+
+/// Parquet has seconds as milliseconds: takes the zeros away.
+fn as_seconds(found: &mut Rows, rows: &RecordBatch) {
+    for (at, field) in rows.schema().fields().iter().enumerate() {
+        let is_seconds = matches!(
+            field.data_type(),
+            DataType::Timestamp(TimeUnit::Second, _) | DataType::Time32(TimeUnit::Second)
+        );
+        for row in found.iter_mut().filter(|_| is_seconds) {
+            row[at] = row[at].take().map(|text| text.replace(".000", ""));
+        }
+    }
 }
 
 #[tokio::test]
@@ -215,6 +231,13 @@ async fn parquet_keeps_the_types() {
         match field.data_type() {
             DataType::Interval(_) | DataType::Null => {
                 assert_eq!(there.data_type(), &DataType::Utf8);
+            }
+            DataType::Timestamp(TimeUnit::Second, zone) => {
+                let millis = DataType::Timestamp(TimeUnit::Millisecond, zone.clone());
+                assert_eq!(there.data_type(), &millis);
+            }
+            DataType::Time32(TimeUnit::Second) => {
+                assert_eq!(there.data_type(), &DataType::Time32(TimeUnit::Millisecond));
             }
             _ => {
                 assert_eq!(there.data_type(), field.data_type());

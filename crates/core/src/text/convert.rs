@@ -42,7 +42,9 @@ fn try_convert(from: &Field, values: &ArrayRef, to: &Field) -> Result<ArrayRef> 
     if is_cast_exact(values.data_type(), to.data_type()) {
         // Not `safe`: that would make NULL of a value that does not fit.
         let options = CastOptions { safe: false, ..CastOptions::default() };
+        // A time that is infinite is no number of seconds to be multiplied.
         return cast_with_options(values, to.data_type(), &options)
+            .or_else(|_| through_text(from, values, to))
             .map_err(|_| Error::data("A value does not fit the type that is wanted"));
     }
     through_text(from, values, to)
