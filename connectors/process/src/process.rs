@@ -25,8 +25,9 @@ use crate::Kind;
 use crate::guard::Guard;
 use crate::logs::{LogBook, follow};
 
-/// How long a process may take to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a process may take to end after it was asked to. CloudQuery's Python SDK itself gives calls
+/// that are open five seconds.
+const GRACE: Duration = Duration::from_secs(10);
 /// How long what a process printed last may take to arrive once it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -294,7 +295,7 @@ impl Process {
         }
     }
 
-    /// Asks the process to end, and kills it after five seconds.
+    /// Asks the process to end, and kills it after ten seconds.
     ///
     /// # Errors
     /// `Transient` when it had ended before it was asked to, or ends with an exit code that says
@@ -315,11 +316,11 @@ impl Process {
         }
         match self.kind {
             Kind::Plugin => {
-                tracing::warn!(plugin = %self.name, "the plugin did not end within 5 s and was killed");
+                tracing::warn!(plugin = %self.name, "the plugin did not end within 10 s and was killed");
             }
             Kind::Connector => tracing::warn!(
                 connector = %self.name,
-                "the connector did not end within 5 s and was killed"
+                "the connector did not end within 10 s and was killed"
             ),
         }
         let _ = kill_process_group(self.group, Signal::KILL);

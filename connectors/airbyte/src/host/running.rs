@@ -251,7 +251,7 @@ impl Running {
             .hint("Look at its name and tag, and try `docker pull`")
     }
 
-    /// Asks it to end, and kills it after five seconds. How it ends does not matter.
+    /// Asks it to end, and kills it after ten seconds. How it ends does not matter.
     pub async fn stop(mut self) {
         drop(self.input.take());
         let _ = self.process.stop().await;

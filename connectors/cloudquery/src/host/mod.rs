@@ -270,7 +270,7 @@ impl Plugin {
         }
     }
 
-    /// Asks it to end and waits for that; after five seconds it is killed. A plugin that somebody
+    /// Asks it to end and waits for that; after ten seconds it is killed. A plugin that somebody
     /// else runs is left alone. A second call does nothing.
     ///
     /// # Errors
