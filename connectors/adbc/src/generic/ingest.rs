@@ -42,7 +42,10 @@ enum Order {
 
 /// The writer's end.
 pub(super) struct Ingest {
-    orders: mpsc::Sender<Order>,
+    /// `None` when it is being dropped.
+    orders: Option<mpsc::Sender<Order>>,
+    /// Ends with the thread, after its connection.
+    alive: std::sync::mpsc::Receiver<()>,
     /// `None` when its end has been told.
     thread: Option<JoinHandle<Result<()>>>,
 }
@@ -51,8 +54,21 @@ impl Ingest {
     /// Starts the thread. It connects when the first order comes.
     pub(super) fn start(remote: Arc<Remote>, targets: Vec<Target>) -> Self {
         let (orders, inbox) = mpsc::channel(WAITING);
-        let thread = tokio::task::spawn_blocking(move || Thread::run(&remote, targets, inbox));
-        Self { orders, thread: Some(thread) }
+        let (lives, alive) = std::sync::mpsc::channel();
+        let thread = tokio::task::spawn_blocking(move || {
+            let done = Thread::run(&remote, targets, inbox);
+            drop(lives);
+            done
+        });
+        Self { orders: Some(orders), alive, thread: Some(thread) }
+    }
+
+    /// Whether the thread could be told.
+    async fn tell(&mut self, order: Order) -> bool {
+        match &self.orders {
+            Some(orders) => orders.send(order).await.is_ok(),
+            None => false,
+        }
     }
 
     /// Rows for the table at a place in the list of targets.
@@ -60,9 +76,9 @@ impl Ingest {
     /// # Errors
     /// What became of earlier rows.
     pub(super) async fn rows(&mut self, target: usize, rows: RecordBatch) -> Result<()> {
-        match self.orders.send(Order::Rows(target, rows)).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.failure().await),
+        match self.tell(Order::Rows(target, rows)).await {
+            true => Ok(()),
+            false => Err(self.failure().await),
         }
     }
 
@@ -72,7 +88,7 @@ impl Ingest {
     /// What the driver says; nothing is committed then where there are transactions.
     pub(super) async fn commit(&mut self) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        if self.orders.send(Order::Commit(reply)).await.is_err() {
+        if !self.tell(Order::Commit(reply)).await {
             return Err(self.failure().await);
         }
         match answer.await {
@@ -91,6 +107,15 @@ impl Ingest {
                 Err(error) => Error::internal("A loading thread ended early").caused_by(error),
             },
         }
+    }
+}
+
+impl Drop for Ingest {
+    /// Waits for the thread: a transaction that is given up keeps no lock from the next writer.
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        // Nothing is ever sent: this ends with the thread.
+        let _ = self.alive.recv();
     }
 }
 
