@@ -42,6 +42,14 @@ impl WireTable {
         Self { schema: Arc::new(Schema::new_with_metadata(fields, metadata)) }
     }
 
+    /// The same table with so many bytes in its schema that mean nothing.
+    pub fn padded(&self, bytes: usize) -> Self {
+        let mut metadata = self.schema.metadata().clone();
+        metadata.insert("padding".to_owned(), "x".repeat(bytes));
+        let fields = self.schema.fields().clone();
+        Self { schema: Arc::new(Schema::new_with_metadata(fields, metadata)) }
+    }
+
     pub fn bytes(&self) -> Bytes {
         encode(&self.schema, &[])
     }

@@ -75,13 +75,13 @@ pub async fn fails_at_once(plugin: &mut Plugin) {
 pub async fn given_up(plugin: &mut Plugin) {
     let table = simple("cq_given_up", false);
     plugin.write(vec![migrate(&table, false)]).await.unwrap();
-    received(plugin, &table, 1).await.give_up();
+    sent(plugin, &table, 1).await.give_up();
     // Whatever the plugin made of it by then.
     plugin.restart().await;
     assert_eq!(plugin.count(&table).await, 0);
     // However the end of one meets the commit of another, that one keeps its rows.
     for round in 2..30 {
-        received(plugin, &table, 1).await.give_up();
+        sent(plugin, &table, 1).await.give_up();
         let rows = table.rows(vec![ints([round]), texts(["b"])]);
         plugin.write(vec![insert(rows)]).await.unwrap();
         let found = pairs(plugin, &table).await;
@@ -89,17 +89,29 @@ pub async fn given_up(plugin: &mut Plugin) {
     }
 }
 
-/// A stream whose rows the plugin has received, as far as one can see from outside.
-async fn received(plugin: &Plugin, table: &WireTable, id: i64) -> WriteStream {
+/// A stream with rows on their way; whether the plugin has them is not known.
+async fn sent(plugin: &Plugin, table: &WireTable, id: i64) -> WriteStream {
     let stream = plugin.stream();
-    // The second migration is answered by nothing, but messages are taken one by one, and the
-    // channel has room for none of these before.
     for _ in 0..64 {
         stream.send(insert(table.rows(vec![ints([]), texts([])]))).await;
     }
     stream.send(insert(table.rows(vec![ints([id]), texts(["a"])]))).await;
     for _ in 0..64 {
         stream.send(insert(table.rows(vec![ints([]), texts([])]))).await;
+    }
+    stream
+}
+
+/// A stream whose row the plugin has received. Nothing is answered for it, so that it is followed
+/// by more than all buffers on the way hold: a window of 8 MiB, 1 MiB before the connection, eight
+/// messages before that. When the last of it is sent, the plugin has taken what came first.
+async fn received(plugin: &Plugin, table: &WireTable, id: i64) -> WriteStream {
+    const FILLERS: usize = 64;
+    let stream = plugin.stream();
+    stream.send(insert(table.rows(vec![ints([id]), texts(["a"])]))).await;
+    let filler = insert(table.padded(512 << 10).rows(vec![ints([]), texts([])]));
+    for _ in 0..FILLERS {
+        stream.send(filler.clone()).await;
     }
     stream
 }
@@ -201,7 +213,7 @@ pub async fn not_migrated(plugin: &mut Plugin) {
 pub async fn signal(plugin: &mut Plugin) {
     let table = simple("cq_signal", false);
     plugin.write(vec![migrate(&table, false)]).await.unwrap();
-    let stream = received(plugin, &table, 1).await;
+    let stream = sent(plugin, &table, 1).await;
     plugin.restart().await;
     let status = stream.ended().await;
     assert_eq!(status.code(), Code::Unavailable, "{status}");
