@@ -572,10 +572,5 @@ fn give_names(
 /// # Errors
 /// `Internal` for a table that is not planned.
 pub(crate) fn tables_of(plan: &Plan, tables: &[TableName]) -> Result<Vec<TablePlan>> {
-    let planned = |name| {
-        plan.tables.get(name).cloned().ok_or_else(|| {
-            Error::internal("A partition names a table that is not planned").context("table", name)
-        })
-    };
-    tables.iter().map(planned).collect()
+    tables.iter().map(|name| plan.table(name).cloned()).collect()
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, Field};
 use async_trait::async_trait;
+use highwater_core::types::declared_in;
 use highwater_core::{
     Batch, Checkpoint, Completion, CrashPoint, Cursor, CursorKey, Error, Instant, LogicalType, Op,
     Output, Partition, Plan, ReadMode, Result, Source, SourceDelivery, State, Table, TablePlan,
     crash,
 };
 use highwater_sql::boundary::InclusiveCursor;
+use highwater_sql::cursor_field;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Opts, Row};
 
@@ -215,34 +217,12 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// # Errors
-/// `Config` when the cursor field is missing or has no order.
-fn cursor_field(table: &TablePlan) -> Result<&Field> {
-    let name = table.cursor_field.as_deref().ok_or_else(|| {
-        Error::config("An incremental read of a MySQL table needs a cursor field")
-            .context("table", table.name())
-            .hint("cursor: updated_at")
-    })?;
-    let field = table.source.field(name).ok_or_else(|| {
-        Error::config("The cursor field is not a column of the table")
-            .context("table", table.name())
-            .context("column", name)
-    })?;
-    let declared = highwater_core::types::declared_in(field, SYSTEM).unwrap_or_default();
-    // A `time` is text here, and its text has another order.
-    let is_ordered = LogicalType::of(field)?.has_order()
-        && !declared.starts_with("time(")
-        && declared != "time"
-        && !declared.starts_with("enum")
-        && !declared.starts_with("set");
-    if is_ordered {
-        return Ok(field);
-    }
-    Err(Error::config("The cursor field has a type without an order")
-        .context("table", table.name())
-        .context("column", name)
-        .context("type", declared)
-        .hint("choose a date, a time stamp, a number or a text, or `read_mode: full_refresh`"))
+/// Whether the order of a column's values is the one in which MySQL compares them.
+fn qualifies(field: &Field) -> bool {
+    let declared = declared_in(field, SYSTEM).unwrap_or_default();
+    // A `time` and labels are text here, and their texts have another order.
+    let is_another = ["time(", "enum", "set"].iter().any(|word| declared.starts_with(word));
+    declared != "time" && !is_another && LogicalType::of(field).is_ok_and(|l| l.has_order())
 }
 
 fn is_clock(field: &Field) -> bool {
@@ -286,7 +266,8 @@ impl Source for MysqlSource {
         if table.read_mode == ReadMode::FullRefresh {
             return Ok(notes);
         }
-        let field = cursor_field(table)?;
+        let refusal = "The cursor field has a type without an order";
+        let field = &cursor_field::find(table, qualifies, refusal)?;
         let name = field.name();
         InclusiveCursor::new(table, None, Instant::now())?;
         if !relation.is_view() && !relation.is_indexed(name) {
@@ -320,10 +301,7 @@ impl Source for MysqlSource {
         output: Output,
     ) -> Result<Completion> {
         for name in &partition.tables {
-            let table = plan.tables.get(name).ok_or_else(|| {
-                Error::internal("A partition names a table that is not planned")
-                    .context("table", name)
-            })?;
+            let table = plan.table(name)?;
             if self.table(table, state.table_cursor(name), &output).await? == Completion::Stopped {
                 return Ok(Completion::Stopped);
             }

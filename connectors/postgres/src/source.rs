@@ -462,10 +462,7 @@ impl Source for PostgresSource {
         output: Output,
     ) -> Result<Completion> {
         for name in &partition.tables {
-            let table = plan.tables.get(name).ok_or_else(|| {
-                Error::internal("A partition names a table that is not planned")
-                    .context("table", name)
-            })?;
+            let table = plan.table(name)?;
             let done = match table.read_mode {
                 ReadMode::FullRefresh => self.full(table, &output).await?,
                 ReadMode::Incremental => self.incremental(table, state, &output).await?,

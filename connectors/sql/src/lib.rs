@@ -8,6 +8,7 @@ pub mod belongings;
 pub mod boundary;
 pub mod clear;
 mod conditions;
+pub mod cursor_field;
 pub mod ddl;
 pub mod deletion;
 pub mod derived;

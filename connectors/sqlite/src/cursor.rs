@@ -10,6 +10,7 @@ use arrow_schema::Field;
 use highwater_core::types::declared_in;
 use highwater_core::{Error, LogicalType, Result, Table, TablePlan};
 use highwater_sql::boundary::InclusiveCursor;
+use highwater_sql::cursor_field;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
@@ -36,34 +37,8 @@ fn is_number_as_text(field: &Field) -> bool {
 /// # Errors
 /// `Config`, with the columns that could be the cursor field.
 pub(crate) fn check(plan: &TablePlan) -> Result<Field> {
-    let table = plan.name();
-    let candidates = || {
-        let fields = plan.source.schema.fields().iter();
-        let names: Vec<_> = fields.filter(|f| qualifies(f)).map(|f| f.name().as_str()).collect();
-        match names.first() {
-            Some(first) => format!("cursor: {first}   # or one of: {}", names.join(", ")),
-            None => "read_mode: full_refresh".to_owned(),
-        }
-    };
-    let Some(name) = plan.cursor_field.as_deref() else {
-        return Err(Error::config("An incremental read needs a cursor field")
-            .context("table", table)
-            .hint(candidates()));
-    };
-    let Some(field) = plan.source.field(name) else {
-        return Err(Error::config("The cursor field is not a column of the table")
-            .context("table", table)
-            .context("column", name)
-            .hint(candidates()));
-    };
-    if !qualifies(field) {
-        return Err(Error::config("The cursor field is of a type without an order in SQLite")
-            .context("table", table)
-            .context("column", name)
-            .context("type", highwater_core::types::type_name(field))
-            .hint(candidates()));
-    }
-    Ok(field.clone())
+    let refusal = "The cursor field is of a type without an order in SQLite";
+    cursor_field::find(plan, qualifies, refusal)
 }
 
 /// Refuses a cursor field whose values are of several storage classes: SQLite orders every number

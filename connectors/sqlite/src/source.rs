@@ -188,10 +188,7 @@ impl Source for SqliteSource {
     ) -> Result<Completion> {
         let mut completion = Completion::Complete;
         for name in &partition.tables {
-            let table = plan.tables.get(name).ok_or_else(|| {
-                Error::internal("A partition names a table that is not planned")
-                    .context("table", name)
-            })?;
+            let table = plan.table(name)?;
             refuse_mixtures(table)?;
             let job = Job {
                 plan: table.clone(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Instant;
+use crate::error::{Error, Result};
 use crate::guarantee::Guarantee;
 use crate::mapping::Mapping;
 use crate::table::{SchemaChange, Table, TableName};
@@ -138,6 +139,18 @@ pub struct Plan {
     pub sync_group_id: Option<String>,
     /// The tables, by source table name.
     pub tables: BTreeMap<TableName, TablePlan>,
+}
+
+impl Plan {
+    /// What will happen to a table of a partition.
+    ///
+    /// # Errors
+    /// `Internal` for a table that is not planned.
+    pub fn table(&self, name: &TableName) -> Result<&TablePlan> {
+        self.tables.get(name).ok_or_else(|| {
+            Error::internal("A partition names a table that is not planned").context("table", name)
+        })
+    }
 }
 
 /// What will happen to one table.

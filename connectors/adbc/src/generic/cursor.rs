@@ -8,9 +8,9 @@
 use arrow_array::ArrayRef;
 use arrow_schema::Field;
 use highwater_core::text::TextBuilder;
-use highwater_core::types::type_name;
 use highwater_core::{Error, LogicalType, Result, TablePlan};
 use highwater_sql::boundary::InclusiveCursor;
+use highwater_sql::cursor_field;
 
 use super::system::Manner;
 use crate::session::Parameter;
@@ -37,44 +37,16 @@ fn form(field: &Field) -> Option<Form> {
 /// # Errors
 /// `Config`, with the columns that could be the cursor field.
 pub(super) fn check(plan: &TablePlan, manner: &Manner) -> Result<Field> {
-    let table = plan.name();
-    let candidates = || {
-        let fields = plan.source.schema.fields().iter();
-        let names: Vec<_> =
-            fields.filter(|f| form(f).is_some()).map(|f| f.name().as_str()).collect();
-        match names.first() {
-            Some(first) => format!("cursor: {first}   # or one of: {}", names.join(", ")),
-            None => "read_mode: full_refresh".to_owned(),
-        }
-    };
-    let Some(name) = plan.cursor_field.as_deref() else {
-        return Err(Error::config("An incremental read needs a cursor field")
-            .context("table", table)
-            .hint(candidates()));
-    };
-    let Some(field) = plan.source.field(name) else {
-        return Err(Error::config("The cursor field is not a column of the table")
-            .context("table", table)
-            .context("column", name)
-            .hint(candidates()));
-    };
-    match form(field) {
-        None => Err(Error::config(
-            "The cursor field is of a type whose order the standard does not promise",
-        )
-        .context("table", table)
-        .context("column", name)
-        .context("type", type_name(field))
-        .hint(candidates())),
-        Some(Form::Parameter) if manner.parameter.is_none() => {
-            Err(Error::config("How the system writes a parameter is not known")
-                .context("table", table)
-                .context("column", name)
-                .context("key", "parameter")
-                .hint("parameter: \"?\"   # or \"$1\", in the spec of the source"))
-        }
-        Some(_) => Ok(field.clone()),
+    let refusal = "The cursor field is of a type whose order the standard does not promise";
+    let field = cursor_field::find(plan, |field| form(field).is_some(), refusal)?;
+    if form(&field) == Some(Form::Parameter) && manner.parameter.is_none() {
+        return Err(Error::config("How the system writes a parameter is not known")
+            .context("table", plan.name())
+            .context("column", field.name())
+            .context("key", "parameter")
+            .hint("parameter: \"?\"   # or \"$1\", in the spec of the source"));
     }
+    Ok(field)
 }
 
 /// The condition that finds every row that has to be read, with `WHERE`, and its parameter; empty

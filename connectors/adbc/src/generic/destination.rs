@@ -124,10 +124,7 @@ impl Destination for AdbcDestination {
     ) -> Result<Box<dyn Writer>> {
         let (mut targets, mut places) = (Vec::new(), BTreeMap::new());
         for name in &partition.tables {
-            let table = plan.tables.get(name).ok_or_else(|| {
-                Error::internal("A partition names a table that is not planned")
-                    .context("table", name)
-            })?;
+            let table = plan.table(name)?;
             if table.write_mode != WriteMode::Append {
                 return Err(refused(table));
             }

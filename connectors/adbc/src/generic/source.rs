@@ -112,10 +112,7 @@ impl Source for AdbcSource {
     ) -> Result<Completion> {
         let mut completion = Completion::Complete;
         for name in &partition.tables {
-            let table = plan.tables.get(name).ok_or_else(|| {
-                Error::internal("A partition names a table that is not planned")
-                    .context("table", name)
-            })?;
+            let table = plan.table(name)?;
             types::refuse_unknown(table)?;
             let job = Job { plan: table.clone(), saved: state.table_cursor(name).cloned() };
             let output = output.clone();

@@ -6,9 +6,10 @@
 //! a literal, so that DuckDB leaves out the parts of the table in which no such row can be.
 
 use arrow_schema::Field;
-use highwater_core::types::{declared_in, type_name};
-use highwater_core::{Error, LogicalType, Result, TablePlan};
+use highwater_core::types::declared_in;
+use highwater_core::{LogicalType, Result, TablePlan};
 use highwater_sql::boundary::InclusiveCursor;
+use highwater_sql::cursor_field;
 
 use super::carried::SYSTEM;
 use super::{literal, quote};
@@ -27,34 +28,7 @@ fn qualifies(field: &Field) -> bool {
 /// # Errors
 /// `Config`, with the columns that could be the cursor field.
 pub(super) fn check(plan: &TablePlan) -> Result<Field> {
-    let table = plan.name();
-    let candidates = || {
-        let fields = plan.source.schema.fields().iter();
-        let names: Vec<_> = fields.filter(|f| qualifies(f)).map(|f| f.name().as_str()).collect();
-        match names.first() {
-            Some(first) => format!("cursor: {first}   # or one of: {}", names.join(", ")),
-            None => "read_mode: full_refresh".to_owned(),
-        }
-    };
-    let Some(name) = plan.cursor_field.as_deref() else {
-        return Err(Error::config("An incremental read needs a cursor field")
-            .context("table", table)
-            .hint(candidates()));
-    };
-    let Some(field) = plan.source.field(name) else {
-        return Err(Error::config("The cursor field is not a column of the table")
-            .context("table", table)
-            .context("column", name)
-            .hint(candidates()));
-    };
-    if !qualifies(field) {
-        return Err(Error::config("The cursor field is of a type without an order")
-            .context("table", table)
-            .context("column", name)
-            .context("type", type_name(field))
-            .hint(candidates()));
-    }
-    Ok(field.clone())
+    cursor_field::find(plan, qualifies, "The cursor field is of a type without an order")
 }
 
 /// The condition that finds every row that has to be read, with `WHERE`; empty where that is

@@ -55,9 +55,7 @@ impl FilesSource {
 /// The table of a partition: files are read one table at a time.
 fn only_table<'a>(plan: &'a Plan, tables: &[TableName]) -> Result<&'a TablePlan> {
     match tables {
-        [name] => plan.tables.get(name).ok_or_else(|| {
-            Error::internal("A partition names a table that is not planned").context("table", name)
-        }),
+        [name] => plan.table(name),
         _ => Err(Error::internal("A partition of files is of several tables")),
     }
 }
