@@ -5,6 +5,7 @@
 //! the order that [`merge`] and [`state`] document.
 
 pub mod belongings;
+pub mod blocking;
 pub mod boundary;
 pub mod clear;
 mod conditions;

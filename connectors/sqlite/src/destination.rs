@@ -12,6 +12,7 @@ use highwater_core::{
     Fence, Instant, KeyDigests, KeyTable, Output, Partition, Plan, ReadMode, Result, SchemaChange,
     StateStore, Table, TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
+use highwater_sql::blocking::blocking;
 use highwater_sql::state::fenced;
 use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, ddl, derived, merge, read_back};
@@ -58,9 +59,7 @@ impl SqliteDestination {
         work: impl FnOnce(&Location) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let location = self.location.clone();
-        tokio::task::spawn_blocking(move || work(&location))
-            .await
-            .map_err(|error| Error::internal("A thread ended early").caused_by(error))?
+        blocking(move || work(&location)).await
     }
 }
 

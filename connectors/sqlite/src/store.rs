@@ -11,10 +11,11 @@ use async_trait::async_trait;
 use highwater_core::crash::{self, CrashPoint};
 use highwater_core::state::FULL_REFRESH;
 use highwater_core::{
-    Checkpoint, Cursor, CursorKey, Error, ErrorKind, Fence, Instant, Lease, LeaseRequest, Result,
-    State, StateStore, TableName, TableRecord,
+    Checkpoint, Cursor, CursorKey, ErrorKind, Fence, Instant, Lease, LeaseRequest, Result, State,
+    StateStore, TableName, TableRecord,
 };
 use highwater_sql::Dialect;
+use highwater_sql::blocking::blocking;
 use highwater_sql::state::{
     StateSql, fenced, key_columns, key_from_columns, table_columns, table_from_columns,
 };
@@ -47,9 +48,7 @@ impl SqliteStore {
         work: impl FnOnce(&Location) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let location = self.location.clone();
-        tokio::task::spawn_blocking(move || work(&location))
-            .await
-            .map_err(|error| Error::internal("A thread ended early").caused_by(error))?
+        blocking(move || work(&location)).await
     }
 
     /// Runs `work` in a transaction that excludes all other writers, under the fence.

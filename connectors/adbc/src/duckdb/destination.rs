@@ -11,6 +11,7 @@ use highwater_core::{
     Fence, Instant, KeyDigests, KeyTable, Output, Partition, Plan, ReadMode, Result, SchemaChange,
     StateStore, Table, TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
+use highwater_sql::blocking::blocking;
 use highwater_sql::state::fenced;
 use highwater_sql::sweep::Begun;
 use highwater_sql::{Dialect, ddl, derived, merge, read_back};
@@ -19,7 +20,7 @@ use super::config::{Location, Spec};
 use super::dialect::DuckDbDialect;
 use super::file::File;
 use super::key_digests::{DuckDbKeys, Side};
-use super::store::{self, DuckDbStore, blocking};
+use super::store::{self, DuckDbStore};
 use super::types::{Stored, stored_field};
 use super::writer::DuckDbWriter;
 use super::{catalog, rebuild, schema, upkeep, values};

@@ -15,6 +15,7 @@ use highwater_core::{
     State, StateStore, TableName, TableRecord,
 };
 use highwater_sql::Dialect;
+use highwater_sql::blocking::blocking;
 use highwater_sql::state::{
     StateSql, fenced, key_columns, key_from_columns, table_columns, table_from_columns,
 };
@@ -33,15 +34,6 @@ const RENEWAL_PATIENCE: Duration = Duration::from_millis(200);
 /// State in one database file.
 pub(crate) struct DuckDbStore {
     file: File,
-}
-
-/// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::internal("A thread ended early").caused_by(error))?
 }
 
 impl DuckDbStore {

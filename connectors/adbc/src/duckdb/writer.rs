@@ -14,6 +14,7 @@ use highwater_core::{
     Batch, Checkpoint, Committed, CommittedTables, Deletion, Error, Fence, Op, Plan, Result,
     TableName, TablePlan, TableRecord, WriteMode, Writer,
 };
+use highwater_sql::blocking::Lent;
 use highwater_sql::deletion::Removal;
 use highwater_sql::merge::{self, Counts};
 use highwater_sql::state::fenced;
@@ -33,7 +34,7 @@ const PENDING_BYTES: usize = 8 << 20;
 
 /// A writer of one partition, and what it works on.
 pub(crate) struct DuckDbWriter {
-    worker: Option<Box<Worker>>,
+    worker: Lent<Worker>,
 }
 
 impl DuckDbWriter {
@@ -63,42 +64,24 @@ impl DuckDbWriter {
         for name in tables {
             worker.load(name)?;
         }
-        Ok(Self { worker: Some(Box::new(worker)) })
-    }
-
-    /// Runs `work` on a thread that may block. After an error the writer is of no use any more:
-    /// the session is closed and what was not committed is gone.
-    async fn blocking<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut Worker) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let mut worker =
-            self.worker.take().ok_or_else(|| Error::internal("The writer has failed before"))?;
-        let (worker, result) = tokio::task::spawn_blocking(move || match work(&mut worker) {
-            Ok(value) => (Some(worker), Ok(value)),
-            Err(error) => (None, Err(error)),
-        })
-        .await
-        .map_err(|error| Error::internal("A writing thread ended early").caused_by(error))?;
-        self.worker = worker;
-        result
+        Ok(Self { worker: Lent::new(worker) })
     }
 }
 
 #[async_trait]
 impl Writer for DuckDbWriter {
     async fn write(&mut self, batch: Batch) -> Result<()> {
-        self.blocking(move |worker| worker.write(&batch)).await
+        self.worker.blocking(move |worker| worker.write(&batch)).await
     }
 
     async fn delete(&mut self, deletion: &Deletion) -> Result<()> {
         let deletion = deletion.clone();
-        self.blocking(move |worker| worker.delete(&deletion)).await
+        self.worker.blocking(move |worker| worker.delete(&deletion)).await
     }
 
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
         let checkpoint = checkpoint.clone();
-        self.blocking(move |worker| worker.commit(&checkpoint)).await
+        self.worker.blocking(move |worker| worker.commit(&checkpoint)).await
     }
 }
 
