@@ -1,10 +1,10 @@
 //! Finding and loading the shared library of a driver at run time.
 //!
 //! DuckDB's library is one file that is a driver too. It is looked for in this order: the key
-//! `library` and the variable [`DUCKDB_LIB`] (a file, or the folder that holds it); drivers that were installed for ADBC (a
-//! manifest or a library in `$ADBC_DRIVER_PATH`, `$XDG_CONFIG_HOME/adbc/drivers` or
-//! `~/.config/adbc/drivers`, `/etc/adbc/drivers`); the folders in which the system keeps libraries;
-//! packages of npm.
+//! `library` and the variable [`DUCKDB_LIB`] (a file, or the folder that holds it); drivers that
+//! were installed for ADBC (a manifest or a library in `$ADBC_DRIVER_PATH`,
+//! `$XDG_CONFIG_HOME/adbc/drivers` or `~/.config/adbc/drivers`, `/etc/adbc/drivers`); the folders in
+//! which the system keeps libraries; packages of npm. Where a path is named, no other is tried.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -51,6 +51,30 @@ const NODE_MODULES: [&str; 4] = [
     "/opt/homebrew/lib/node_modules",
 ];
 
+/// Who named the path of DuckDB's library.
+#[derive(Debug, Clone, Copy)]
+enum NamedBy {
+    Key,
+    Variable,
+}
+
+impl NamedBy {
+    fn words(self) -> String {
+        match self {
+            Self::Key => "the key `library`".to_owned(),
+            Self::Variable => format!("the variable {DUCKDB_LIB}"),
+        }
+    }
+
+    /// The setting with a path that would do.
+    fn example(self) -> String {
+        match self {
+            Self::Key => format!("library: /path/of/{DUCKDB_FILE}"),
+            Self::Variable => format!("export {DUCKDB_LIB}=/path/of/{DUCKDB_FILE}"),
+        }
+    }
+}
+
 /// Libraries stay loaded as long as the process lives.
 static LOADED: Mutex<BTreeMap<String, ManagedDriver>> = Mutex::new(BTreeMap::new());
 
@@ -60,10 +84,11 @@ static LOADED: Mutex<BTreeMap<String, ManagedDriver>> = Mutex::new(BTreeMap::new
 /// `Config` when there is no library, or it is none of DuckDB.
 pub(crate) fn duckdb(library: Option<&Path>) -> Result<ManagedDriver> {
     let variable = || env::var_os(DUCKDB_LIB).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let named = library.map(Path::to_owned).or_else(variable);
-    let name = named.as_ref().map_or_else(|| "duckdb".to_owned(), |p| p.display().to_string());
+    let key = library.map(|path| (path.to_owned(), NamedBy::Key));
+    let named = key.or_else(|| variable().map(|path| (path, NamedBy::Variable)));
+    let name = named.as_ref().map_or_else(|| "duckdb".to_owned(), |(p, _)| p.display().to_string());
     once(&name, || match named {
-        Some(path) => load_named(&path),
+        Some((path, by)) => load_named(&path, by),
         None => search(),
     })
 }
@@ -103,12 +128,26 @@ fn once(name: &str, load: impl FnOnce() -> Result<ManagedDriver>) -> Result<Mana
     Ok(driver)
 }
 
-fn load_named(path: &Path) -> Result<ManagedDriver> {
+/// Loads the library that the user names. Another one that is installed is not taken in its place.
+fn load_named(path: &Path, by: NamedBy) -> Result<ManagedDriver> {
     let file = if path.is_dir() { path.join(DUCKDB_FILE) } else { path.to_owned() };
     if !file.is_file() {
-        return Err(missing().context("library", path.display()));
+        return Err(not_there(path, by));
     }
-    open(&file)
+    open(&file).map_err(|error| error.context("named by", by.words()).hint(by.example()))
+}
+
+fn not_there(path: &Path, by: NamedBy) -> Error {
+    let what = match path.is_dir() {
+        true => format!("The folder that {} names does not hold DuckDB's library", by.words()),
+        false => {
+            format!("There is no file at the path that {} names for DuckDB's library", by.words())
+        }
+    };
+    Error::config(what).context("path", path.display()).hint(format!(
+        "{}, the file or the folder that holds it; without it, installed libraries are looked for",
+        by.example()
+    ))
 }
 
 fn open(file: &Path) -> Result<ManagedDriver> {
@@ -186,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_missing_library_says_how_to_get_it() {
-        let error = load_named(Path::new("/nowhere/libduckdb.so")).unwrap_err();
+        let error = missing();
         assert_eq!(error.kind(), ErrorKind::Config);
         let hint = error.hint_text().unwrap();
         for way in ["pip install", "npm install", "brew install", "Debian", DUCKDB_LIB] {
@@ -194,12 +233,31 @@ mod tests {
         }
     }
 
+    /// Whoever names a wrong path has to hear of the path: the library may well be installed.
+    #[test]
+    fn a_path_without_the_library_is_named_with_who_named_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [Path::new("/no/such/file"), folder.path()] {
+            for (by, name) in [(NamedBy::Key, "`library`"), (NamedBy::Variable, DUCKDB_LIB)] {
+                let error = load_named(path, by).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Config);
+                assert!(error.message().contains(name), "{}", error.message());
+                assert!(!error.message().contains("not installed"), "{}", error.message());
+                assert_eq!(error.context_value("path"), path.to_str());
+                assert!(error.hint_text().unwrap().contains(name.trim_matches('`')));
+            }
+        }
+        let by_key = duckdb(Some(Path::new("/no/such/file"))).unwrap_err();
+        assert!(by_key.message().contains("`library`"), "{}", by_key.message());
+    }
+
     #[test]
     fn a_file_that_is_no_library_is_named() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(DUCKDB_FILE), "not a library").unwrap();
-        let error = load_named(folder.path()).unwrap_err();
+        let error = load_named(folder.path(), NamedBy::Key).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.context_value("file").unwrap().ends_with(DUCKDB_FILE));
+        assert_eq!(error.context_value("named by"), Some("the key `library`"));
     }
 }
