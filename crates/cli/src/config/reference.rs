@@ -193,6 +193,15 @@ mod tests {
     }
 
     #[test]
+    fn the_key_path_names_every_connector() {
+        let schema = schemars::schema_for!(SourceSpec).to_value();
+        let words = schema["properties"]["path"]["description"].as_str().unwrap();
+        for kind in registry::kinds() {
+            assert!(words.contains(&format!("`{kind}`")), "{kind}: {words}");
+        }
+    }
+
+    #[test]
     fn every_key_says_what_it_means() {
         for (name, definition) in schema()["$defs"].as_object().unwrap() {
             let Some(keys) = definition["properties"].as_object() else { continue };

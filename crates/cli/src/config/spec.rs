@@ -19,10 +19,10 @@ use super::tables::{Deletes, DestinationSyncMode, FieldPath, Sweep};
 pub struct SourceSpec {
     /// The name of the sync. State is kept under it: another name starts from the beginning.
     pub name: String,
-    /// A built-in connector: `adbc`, `duckdb`, `files`, `postgresql`, `sqlite`, or CloudQuery's name for it
-    /// (`cloudquery/postgresql`). Or a plugin: `team/name`, a program, an address or an image; or
-    /// a connector of Airbyte: a program, a Python package, a manifest or an image. `registry`
-    /// says which.
+    /// A built-in connector: `adbc`, `duckdb`, `files`, `mysql`, `postgresql`, `sqlite`, or
+    /// CloudQuery's name for it (`cloudquery/postgresql`). Or a plugin: `team/name`, a program, an
+    /// address or an image; or a connector of Airbyte: a program, a Python package, a manifest or
+    /// an image. `registry` says which.
     pub path: String,
     /// Where `path` leads. `builtin`: a connector of highwater, the default where `path` names
     /// one; so do `cloudquery/file`, `cloudquery/postgresql` and `cloudquery/sqlite` without a
