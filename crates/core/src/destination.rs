@@ -266,7 +266,8 @@ pub trait Writer: Send {
     /// the history) and is an `Unsupported` error in the others.
     ///
     /// # Errors
-    /// `Data` for a value that does not fit, naming table and column, never the value.
+    /// `Data` for a value that does not fit, naming table and column, never the value. A writer that
+    /// works on in the background says it at a later call, the commit at the latest.
     async fn write(&mut self, batch: Batch) -> Result<()>;
 
     /// Removes rows by a condition: from those staged so far and from the table, before anything

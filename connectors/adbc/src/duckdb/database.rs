@@ -113,6 +113,9 @@ impl Database {
         // What DuckDB converts between instants and wall-clock times it converts in UTC. Without
         // its calendar it cannot convert, and knows no such setting.
         let _ = session.run("SET TimeZone = 'UTC'");
+        // Each piece of a table is compressed as soon as it is whole: not five at once, while the
+        // source waits. Older versions always do so.
+        let _ = session.run("SET GLOBAL write_buffer_row_group_count = 1");
         Ok(session)
     }
 

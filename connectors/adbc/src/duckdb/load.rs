@@ -100,11 +100,11 @@ impl Load {
         (self.settled, self.prepared) = (Committed::default(), None);
     }
 
-    /// Takes rows; returns how many bytes more wait.
+    /// Takes rows.
     ///
     /// # Errors
     /// `Data` for a value that DuckDB cannot hold.
-    pub(crate) fn add(&mut self, table: &TablePlan, rows: &RecordBatch, op: Op) -> Result<usize> {
+    pub(crate) fn add(&mut self, table: &TablePlan, rows: &RecordBatch, op: Op) -> Result<()> {
         let rows = values::rows(table.name(), rows, &self.plain)?;
         let rows = match self.way {
             Way::Straight | Way::First => rows,
@@ -114,9 +114,8 @@ impl Load {
             Op::Upsert => self.upserts += rows.num_rows() as u64,
             Op::Delete => self.deletes += rows.num_rows() as u64,
         }
-        let bytes = rows.get_array_memory_size();
         self.pending.push(rows);
-        Ok(bytes)
+        Ok(())
     }
 
     /// The rows with their arrival order and what they are.

@@ -1,9 +1,10 @@
 //! The writer: takes batches, and commits them with schema changes and cursors in one
 //! transaction.
 //!
-//! Rows are gathered in memory up to [`PENDING_BYTES`]. What is more goes to DuckDB: into a
-//! temporary table of this session, or into the open transaction (see [`super::load`]). DuckDB
-//! keeps what does not fit into its `memory_limit` in a folder beside the file.
+//! Rows are gathered in memory up to [`GATHERED_BYTES`]. What is more goes to DuckDB: into a
+//! temporary table of this session, or into the open transaction (see [`super::load`]), while the
+//! next rows are gathered. DuckDB keeps what does not fit into its `memory_limit` in a folder
+//! beside the file.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,12 +30,15 @@ use super::schema;
 use super::{catalog, rebuild, removal, store, upkeep};
 use crate::session::{Parameter, Session};
 
-/// Rows that wait in memory before DuckDB gets them.
-const PENDING_BYTES: usize = 8 << 20;
+/// Rows that wait in memory before DuckDB gets them; while it does, so many wait again.
+const GATHERED_BYTES: usize = 8 << 20;
 
 /// A writer of one partition, and what it works on.
 pub(crate) struct DuckDbWriter {
     worker: Lent<Worker>,
+    /// Rows that the worker has not got yet.
+    gathered: Vec<Batch>,
+    gathered_bytes: usize,
 }
 
 impl DuckDbWriter {
@@ -58,30 +62,52 @@ impl DuckDbWriter {
             fence,
             tables: BTreeMap::new(),
             removed: CommittedTables::new(),
-            pending_bytes: 0,
             threads: Threads::All,
         };
         for name in tables {
             worker.load(name)?;
         }
-        Ok(Self { worker: Lent::new(worker) })
+        Ok(Self { worker: Lent::new(worker), gathered: Vec::new(), gathered_bytes: 0 })
+    }
+
+    fn take_gathered(&mut self) -> Vec<Batch> {
+        self.gathered_bytes = 0;
+        std::mem::take(&mut self.gathered)
     }
 }
 
 #[async_trait]
 impl Writer for DuckDbWriter {
     async fn write(&mut self, batch: Batch) -> Result<()> {
-        self.worker.blocking(move |worker| worker.write(&batch)).await
+        self.gathered_bytes += batch.rows.get_array_memory_size();
+        self.gathered.push(batch);
+        if self.gathered_bytes < GATHERED_BYTES {
+            return Ok(());
+        }
+        let gathered = self.take_gathered();
+        let load = move |worker: &mut Worker| {
+            worker.write(&gathered)?;
+            worker.relieve()
+        };
+        self.worker.begin(load).await
     }
 
     async fn delete(&mut self, deletion: &Deletion) -> Result<()> {
-        let deletion = deletion.clone();
-        self.worker.blocking(move |worker| worker.delete(&deletion)).await
+        let (gathered, deletion) = (self.take_gathered(), deletion.clone());
+        let delete = move |worker: &mut Worker| {
+            worker.write(&gathered)?;
+            worker.delete(&deletion)
+        };
+        self.worker.blocking(delete).await
     }
 
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<CommittedTables> {
-        let checkpoint = checkpoint.clone();
-        self.worker.blocking(move |worker| worker.commit(&checkpoint)).await
+        let (gathered, checkpoint) = (self.take_gathered(), checkpoint.clone());
+        let commit = move |worker: &mut Worker| {
+            worker.write(&gathered)?;
+            worker.commit(&checkpoint)
+        };
+        self.worker.blocking(commit).await
     }
 }
 
@@ -102,7 +128,6 @@ struct Worker {
     tables: BTreeMap<TableName, Load>,
     /// What conditions have removed in the open transaction.
     removed: CommittedTables,
-    pending_bytes: usize,
     threads: Threads,
 }
 
@@ -150,7 +175,11 @@ impl Worker {
         self.tables.get_mut(name).ok_or_else(|| Error::internal("A table is gone"))
     }
 
-    fn write(&mut self, batch: &Batch) -> Result<()> {
+    fn write(&mut self, batches: &[Batch]) -> Result<()> {
+        batches.iter().try_for_each(|batch| self.add(batch))
+    }
+
+    fn add(&mut self, batch: &Batch) -> Result<()> {
         let name = &batch.table.name;
         let table = planned(&self.written, name)?;
         let way = self.load(name)?.way;
@@ -170,10 +199,7 @@ impl Worker {
             self.load(name)?.way = Way::Staged;
         }
         self.stage(&table)?;
-        self.pending_bytes += self.load(name)?.add(&table, &batch.rows, batch.op)?;
-        if self.pending_bytes > PENDING_BYTES {
-            self.relieve()?;
-        }
+        self.load(name)?.add(&table, &batch.rows, batch.op)?;
         crash::at(CrashPoint::StageBatch);
         Ok(())
     }
@@ -292,7 +318,6 @@ impl Worker {
         for (name, load) in &mut self.tables {
             load.flush(session, &planned(&written, name)?)?;
         }
-        self.pending_bytes = 0;
         Ok(())
     }
 
@@ -314,8 +339,9 @@ impl Worker {
             self.save_state(&names, checkpoint)?;
             crash::at(CrashPoint::CommitState);
         }
-        self.session()?.run("COMMIT")?;
+        // The rest of the rows is compressed now.
         self.use_threads(Threads::All)?;
+        self.session()?.run("COMMIT")?;
         self.lock = None;
         for name in &names {
             self.begun.add(&self.plan, name);
