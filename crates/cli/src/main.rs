@@ -10,8 +10,10 @@ use highwater_cli::args::{Cli, Command, LogFormat};
 use highwater_cli::config::endpoints;
 use highwater_cli::exit::Exit;
 use highwater_cli::{commands, logging, not_here, output, plugin_log, registry, stop};
+use highwater_core::process;
 
 fn main() -> ExitCode {
+    process::share_memory();
     end_on_defects();
     let cli = parsed();
     match &cli.command {

@@ -1,4 +1,4 @@
-//! This process: who it is, and the one place from which it ends abruptly.
+//! This process: who it is, how it takes memory, and the one place from which it ends abruptly.
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,17 @@ fn start_ticks(pid: u32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+/// Lets all threads take memory from two pools. The C library else makes one per thread, and each
+/// keeps what was freed in it. To be called before there are threads.
+#[allow(unsafe_code)]
+pub fn share_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `mallopt` takes any parameter and value, and there is no other thread yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
 }
 
 /// Ends the process at once: no destructor, no flush, as a power cut would.
