@@ -12,7 +12,9 @@ use highwater_core::plan::{
     EXTRACTED_AT, GENERATION_ID, META, RAW_ID, SOURCE_NAME, SYNC_GROUP_ID, SYNC_TIME,
 };
 use highwater_core::types::{self, extension_field, record_part};
-use highwater_core::{Batch, Error, MetadataColumns, Op, Plan, Result, Table, TablePlan};
+use highwater_core::{
+    Batch, Error, MetadataColumns, Op, Plan, ReadMode, Result, Table, TablePlan, WriteMode,
+};
 
 use uuid::Uuid;
 
@@ -107,6 +109,29 @@ fn meta(plan: &Plan, changes: &ArrayRef) -> Result<ArrayRef> {
     Ok(Arc::new(StringArray::from_iter_values(texts)))
 }
 
+/// Stale rows are told by the columns that say when and from where a row came.
+///
+/// # Errors
+/// `Config` where they would be removed, and the target has no such columns of this sync: those
+/// that the source table brings along speak of another one.
+pub(crate) fn check_stale(table: &TablePlan) -> Result<()> {
+    let removes_stale = table.write_mode == WriteMode::OverwriteDeleteStale
+        && table.read_mode == ReadMode::FullRefresh;
+    let is_filled = |name| table.target.field(name).is_some() && table.source.field(name).is_none();
+    if !removes_stale || [SYNC_TIME, SOURCE_NAME].into_iter().all(is_filled) {
+        return Ok(());
+    }
+    Err(Error::config(
+        "`overwrite-delete-stale` needs the columns that say when and from where a row came",
+    )
+    .context("table", table.name())
+    .context("columns", format!("{SYNC_TIME}, {SOURCE_NAME}"))
+    .hint(
+        "`metadata_columns: cloudquery`; or `write_mode: overwrite`: rows that are gone at the \
+         source stay then",
+    ))
+}
+
 /// Whether a column of this name is filled by every sync that writes it.
 pub(crate) fn is_stamp(column: &str) -> bool {
     [RAW_ID, EXTRACTED_AT, META, GENERATION_ID, SYNC_TIME, SYNC_GROUP_ID, SOURCE_NAME]
@@ -148,7 +173,7 @@ fn constant(field: &Field, plan: &Plan, table: &TablePlan, rows: usize) -> Array
 
 #[cfg(test)]
 mod tests {
-    use highwater_core::{Instant, ReadMode, TableName, WriteMode};
+    use highwater_core::{Instant, TableName};
 
     use super::*;
 

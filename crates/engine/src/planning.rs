@@ -277,7 +277,12 @@ impl<'a> Selector<'a> {
         if let Some(existing) = &existing {
             adopt::types(draft, &existing.table);
         }
+        metadata::check_stale(draft)?;
         let existing = existing.map(|e| e.table);
+        if draft.rebuild && existing.is_some() && record.is_none() {
+            // It may be the user's own: that is told before its rows are gone.
+            draft.notes.push(REPLACED_NOTE.to_owned());
+        }
         draft.changes = match schema::changes(destination, draft, existing.as_ref()) {
             Err(error) if error.kind() == ErrorKind::Schema && target.may_recreate => {
                 if resumes {
@@ -318,6 +323,9 @@ impl<'a> Selector<'a> {
         Ok(())
     }
 }
+
+const REPLACED_NOTE: &str = "The destination has this table already, and no earlier sync is \
+                             remembered for it: all of its rows are replaced.";
 
 /// Settles which reading of the table this is: a new one, or an unfinished one that goes on; and
 /// whether it is a sweep.

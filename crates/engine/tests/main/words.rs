@@ -1,9 +1,9 @@
 //! What is said of a table, and that it is true: positions set by hand, types, notes.
 
-use arrow_schema::DataType;
+use arrow_schema::{DataType, TimeUnit};
 use highwater_core::{
-    Cursor, CursorKey, Destination, LeaseRequest, MetadataColumns, Owner, StateStore, Table,
-    TableName, WriteMode,
+    Cursor, CursorKey, Destination, Error, ErrorKind, LeaseRequest, MetadataColumns, Owner,
+    StateStore, Table, TableName, WriteMode,
 };
 use highwater_engine::{Deletes, Outcome, plan};
 use highwater_testkit::memory::Memory;
@@ -20,6 +20,12 @@ fn name() -> TableName {
 async fn notes(bench: &Bench) -> Vec<String> {
     let planned = plan(&bench.source(), &bench.request).await.unwrap().remove(0);
     planned.plan.tables[&name()].notes.clone()
+}
+
+/// Why the plan leaves the table out.
+async fn refused(bench: &Bench) -> Option<Error> {
+    let planned = plan(&bench.source(), &bench.request).await.unwrap().remove(0);
+    planned.refused.into_iter().next().map(|refused| refused.error)
 }
 
 async fn set_by_hand(memory: &Memory) {
@@ -89,6 +95,71 @@ async fn metadata_columns_that_stay_are_filled_on() {
     let notes = notes(&bench).await;
     assert!(notes.iter().any(|note| note.contains("filled on: _cq_source_name")), "{notes:?}");
     assert!(notes.iter().all(|note| !note.contains("NULL from now on")), "{notes:?}");
+}
+
+/// Rows are stale by the stamps of the sync that brought them. Without these columns nothing is
+/// copied; what is read incrementally has no stale rows and does without.
+#[tokio::test]
+async fn stale_rows_need_the_columns_that_tell_them() {
+    let (mut bench, memory) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+    bench.request.tables[0].write_mode = Some(WriteMode::OverwriteDeleteStale);
+    assert!(refused(&bench).await.is_none());
+    bench.full_refresh(WriteMode::OverwriteDeleteStale);
+    bench.request.targets[0].metadata_columns = MetadataColumns::CloudQuery;
+    assert!(refused(&bench).await.is_none());
+    for columns in [MetadataColumns::None, MetadataColumns::Airbyte] {
+        bench.request.targets[0].metadata_columns = columns;
+        let error = refused(&bench).await.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.hint_text().unwrap().contains("metadata_columns: cloudquery"), "{error}");
+    }
+    assert_eq!(bench.run().await.unwrap().outcome(), Outcome::Failed);
+    assert!(memory.rows(&name()).is_none());
+}
+
+/// The stamps of another sync, which the source table has, do not tell what this one has brought.
+#[tokio::test]
+async fn stamps_of_the_source_do_not_tell_stale_rows() {
+    let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+    bench.full_refresh(WriteMode::OverwriteDeleteStale);
+    for (stamp, data_type) in [
+        ("_cq_sync_time", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
+        ("_cq_source_name", DataType::Utf8),
+    ] {
+        let field = arrow_schema::Field::new(stamp, data_type, true);
+        bench.tables[0] = bench.tables[0].clone().with_column(field);
+    }
+    assert!(refused(&bench).await.is_some());
+    bench.request.targets[0].metadata_columns = MetadataColumns::CloudQuery;
+    assert!(refused(&bench).await.is_none());
+}
+
+/// Columns that earlier syncs have made are filled on, and tell stale rows.
+#[tokio::test]
+async fn stamps_that_stay_tell_stale_rows() {
+    let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+    bench.full_refresh(WriteMode::OverwriteDeleteStale);
+    bench.request.targets[0].metadata_columns = MetadataColumns::CloudQuery;
+    bench.run().await.unwrap();
+    bench.request.targets[0].metadata_columns = MetadataColumns::None;
+    assert_eq!(bench.run().await.unwrap().outcome(), Outcome::Complete);
+}
+
+/// A table that somebody else has filled is not replaced without a word.
+#[tokio::test]
+async fn a_table_of_somebody_else_is_said_to_be_replaced() {
+    let is_said = |notes: Vec<String>| notes.iter().any(|note| note.contains("rows are replaced"));
+    for mode in [WriteMode::Replace, WriteMode::ReplaceDedup, WriteMode::Overwrite] {
+        let is_replaced = mode != WriteMode::Overwrite;
+        let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+        bench.full_refresh(mode);
+        bench.request.tables[0].cursor = Some("updated_at".into());
+        assert!(!is_said(notes(&bench).await), "{mode}: there is no table yet");
+        bench.run().await.unwrap();
+        assert!(!is_said(notes(&bench).await), "{mode}: the sync has made it");
+        bench.request.sync = "other".into();
+        assert_eq!(is_said(notes(&bench).await), is_replaced, "{mode}");
+    }
 }
 
 /// A sweep that deletes says nothing of rows that stay.
