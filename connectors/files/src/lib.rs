@@ -39,6 +39,10 @@ impl Connector for FilesConnector {
         &["file"]
     }
 
+    fn defines_cursors(&self) -> bool {
+        true
+    }
+
     fn url_schemes(&self) -> &'static [&'static str] {
         &["file"]
     }

@@ -91,6 +91,39 @@ fn a_word_that_is_no_mode() {
     with_source(&source(&lines)).matches("config_wrong_mode");
 }
 
+/// Stale rows are told by columns that would not be there: every command says so, before a row is
+/// read. What is read incrementally has no stale rows.
+#[test]
+fn stale_rows_without_the_columns_that_tell_them() {
+    let destination = DESTINATION.replace("  spec:", "  metadata_columns: none\n  spec:");
+    let written = |entry: &str, destination: &str| {
+        format!("{}{destination}", source(&GOOD.replace("orders", entry)))
+    };
+    let mut session = Session::new();
+    session.sql("shop.db", "CREATE TABLE orders (id INTEGER PRIMARY KEY, at INTEGER);");
+    session.file("sync.yml", &written("orders", &destination));
+    for command in ["validate-config", "plan", "sync"] {
+        assert_eq!(session.run(&format!("{command} sync.yml")), 2);
+    }
+    let append = destination.replace("  spec:", "  write_mode: append\n  spec:");
+    let stale = "{name: orders, write_mode: overwrite-delete-stale}";
+    session.file("sync.yml", &written(stale, &append));
+    assert_eq!(session.run("validate-config sync.yml"), 2);
+    assert!(!session.path("copy.db").exists());
+    session.matches("config_stale");
+    for (entry, destination) in [
+        ("{name: orders, cursor: at}", &destination),
+        ("{name: orders, write_mode: append}", &destination),
+        ("orders", &append),
+        (stale, &append.replace("none", "cloudquery")),
+    ] {
+        session.file("sync.yml", &written(entry, destination));
+        assert_eq!(session.run("validate-config sync.yml"), 0, "{entry}");
+        assert_eq!(session.run("sync sync.yml"), 0, "{entry}");
+        std::fs::remove_file(session.path("copy.db")).unwrap();
+    }
+}
+
 #[test]
 fn a_missing_key() {
     let lines = GOOD.replace("  destinations: [copy]\n", "");

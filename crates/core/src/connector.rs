@@ -33,6 +33,12 @@ pub trait Connector: Send + Sync {
         &[Role::Source, Role::Destination]
     }
 
+    /// Whether its sources may know by themselves what is new, so that a table is read
+    /// incrementally although the user names no cursor.
+    fn defines_cursors(&self) -> bool {
+        false
+    }
+
     /// The schemes of URLs that name such a system, without `://`.
     fn url_schemes(&self) -> &'static [&'static str];
 

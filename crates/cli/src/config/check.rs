@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use highwater_core::{Error, WriteMode};
+use highwater_core::plan::{SOURCE_NAME, SYNC_TIME};
+use highwater_core::{Error, MetadataColumns, ReadMode, WriteMode};
 use serde_json::Value;
 
 use super::mappings;
 use super::references::{self, Reference};
-use super::spec::{DestinationSpec, Document, Registry, SourceSpec};
+use super::spec::{DestinationSpec, Document, Registry, SourceSpec, TableSettings};
 use super::{Config, Section, de};
 use crate::failure::Result;
 use crate::plugins::GROUP_PLACEHOLDERS;
@@ -30,6 +31,7 @@ pub fn check(config: &Config) -> Result<()> {
         for (i, name) in source.spec.destinations.iter().enumerate() {
             let destination = known(config, source, &format!("destinations.{i}"), name)?;
             group_of_stale(source, destination)?;
+            stamps_of_stale(source, destination)?;
             let version = hub_version(&source.spec);
             let before = versions.insert((name, &source.spec.path), version);
             if before.is_some_and(|before| before != version) {
@@ -137,6 +139,47 @@ fn stale_group() -> Error {
          deleted",
     )
     .hint("write_mode: append")
+}
+
+/// Stale rows are told by the columns that say when and from where a row came. What is read
+/// incrementally has none, and what the source says of its tables is seen by the plan only: here
+/// is refused what cannot be otherwise.
+fn stamps_of_stale(
+    source: &Section<SourceSpec>,
+    destination: &Section<DestinationSpec>,
+) -> Result<()> {
+    let Some(columns @ (MetadataColumns::None | MetadataColumns::Airbyte)) =
+        destination.spec.metadata_columns
+    else {
+        return Ok(());
+    };
+    // It has columns of its own, and refuses the mode by itself.
+    if destination.driver.is_airbyte() {
+        return Ok(());
+    }
+    let may_define_cursors = source.driver.connector().is_none_or(|c| c.defines_cursors());
+    let is_read_in_full = |table: &TableSettings| match table.read_mode {
+        Some(read_mode) => read_mode == ReadMode::FullRefresh,
+        None => table.cursor.is_none() && !may_define_cursors,
+    };
+    let stale = WriteMode::OverwriteDeleteStale;
+    let is_stale = |table: &TableSettings| {
+        table.write_mode.unwrap_or(destination.spec.write_mode) == stale && is_read_in_full(table)
+    };
+    let Some(entry) = source.spec.tables.iter().find(|entry| is_stale(&entry.0)) else {
+        return Ok(());
+    };
+    let error = Error::config(format!(
+        "`metadata_columns: {columns}` does not go with the write mode `overwrite-delete-stale` \
+         (the default of `write_mode`): stale rows are told by `{SYNC_TIME}` and `{SOURCE_NAME}`",
+    ))
+    .context("source", &source.spec.name)
+    .context("table", &entry.0.name)
+    .hint(
+        "leave `metadata_columns` out, or name another write mode; with `write_mode: overwrite` \
+         rows that are gone at the source stay",
+    );
+    Err(destination.failure("metadata_columns", error))
 }
 
 fn unique<S: Document>(sections: &[Section<S>], what: &str) -> Result<()> {

@@ -104,7 +104,8 @@ pub struct DestinationSpec {
     /// `_cq_source_name`) where source or destination is a plugin, or rows are written in the mode
     /// `overwrite-delete-stale`; else `airbyte` (`_airbyte_raw_id`, `_airbyte_extracted_at`,
     /// `_airbyte_meta` and `_airbyte_generation_id`) where the source is a connector of Airbyte;
-    /// else `none`. A destination of Airbyte adds its own.
+    /// else `none`. A destination of Airbyte adds its own. A full refresh in the mode
+    /// `overwrite-delete-stale` needs `cloudquery`: another value is an error there.
     #[serde(default)]
     #[schemars(schema_with = "metadata_columns_schema")]
     pub metadata_columns: Option<MetadataColumns>,
