@@ -279,6 +279,9 @@ impl<'a> Selector<'a> {
         }
         metadata::check_stale(draft)?;
         let existing = existing.map(|e| e.table);
+        if draft.rebuild && knows && draft.write_mode == WriteMode::AppendDedup {
+            draft.notes.push(HISTORY_NOTE.to_owned());
+        }
         if draft.rebuild && existing.is_some() && record.is_none() {
             // It may be the user's own: that is told before its rows are gone.
             draft.notes.push(REPLACED_NOTE.to_owned());
@@ -326,6 +329,9 @@ impl<'a> Selector<'a> {
 
 const REPLACED_NOTE: &str = "The destination has this table already, and no earlier sync is \
                              remembered for it: all of its rows are replaced.";
+
+const HISTORY_NOTE: &str =
+    "The history goes with the old rows: the new one begins with the rows of this read.";
 
 /// Settles which reading of the table this is: a new one, or an unfinished one that goes on; and
 /// whether it is a sweep.

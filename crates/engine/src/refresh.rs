@@ -56,6 +56,8 @@ pub struct Done<T> {
 pub enum Refreshed {
     /// The next sync reads it from the beginning.
     Begun,
+    /// As `Begun`, of a table with a history, in the place of which one with the new rows comes.
+    BegunWithHistory,
     /// Every sync does that.
     Always,
     /// No sync has read it yet.
@@ -254,7 +256,13 @@ impl Seat<'_> {
         }
         let refreshed = self.store.refresh(&self.fence, table, rebuild).await;
         refreshed.map_err(|error| error.context("destination", &self.target.name))?;
-        Ok(Refreshed::Begun)
+        // Who cannot describe its tables keeps no history of ours.
+        let has_history = draft.write_mode == WriteMode::AppendDedup
+            && self.target.destination.capabilities().describes_tables;
+        match rebuild && has_history {
+            true => Ok(Refreshed::BegunWithHistory),
+            false => Ok(Refreshed::Begun),
+        }
     }
 
     fn check_rebuild(&self, choice: &Choice) -> Result<()> {

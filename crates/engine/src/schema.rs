@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_schema::Field;
 use highwater_core::{
     Capabilities, Destination, Error, ExistingTable, LogicalType, ReadMode, Result, SchemaChange,
-    Table, TablePlan, TableRecord,
+    Table, TablePlan, TableRecord, WriteMode,
 };
 
 /// What has to change at the destination before rows of `plan` fit.
@@ -78,10 +78,16 @@ fn column_change(
 /// A table that is read incrementally can be made anew with the new type, and filled again.
 fn other_type_hint(plan: &TablePlan) -> String {
     match plan.read_mode {
-        ReadMode::Incremental => format!(
-            "to read the table again into one with the new type: `highwater refresh FILE {} --remove`",
-            plan.name()
-        ),
+        ReadMode::Incremental => {
+            let history = match plan.write_mode {
+                WriteMode::AppendDedup => "; its history begins anew then",
+                _ => "",
+            };
+            format!(
+                "to read the table again into one with the new type: `highwater refresh FILE {} --remove`{history}",
+                plan.name()
+            )
+        }
         ReadMode::FullRefresh => "give the table another name at the destination (`target: …`), or change the column there yourself".to_owned(),
     }
 }

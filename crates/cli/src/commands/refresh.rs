@@ -29,7 +29,8 @@ pub struct Refresh {
     /// Keep the rows that are there; those that are read are written as in every sync [default]
     #[arg(long, conflicts_with = "remove")]
     pub keep: bool,
-    /// Remove the rows that are there when all new ones have come; readers see them until then
+    /// Remove the rows that are there when all new ones have come; readers see them until then.
+    /// With `append-dedup` the history goes too: the new one begins with the rows of this read
     #[arg(long)]
     pub remove: bool,
     /// The sync, where several have such tables
@@ -103,6 +104,10 @@ impl Refresh {
         match what {
             Refreshed::Begun if self.remove => {
                 "It is read from the beginning. The rows that are there go when all have come."
+            }
+            Refreshed::BegunWithHistory => {
+                "It is read from the beginning. The rows that are there go when all have come, and \
+                 all of its history with them."
             }
             Refreshed::Begun => "It is read from the beginning. The rows that are there stay.",
             Refreshed::Always => {

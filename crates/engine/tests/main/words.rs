@@ -58,10 +58,15 @@ fn retyped(table: &Table) -> Table {
 /// A type that has changed: what is read incrementally can be read into a new table.
 #[tokio::test]
 async fn a_changed_type_names_the_refresh_that_helps() {
-    for (full, words) in [(false, "highwater refresh FILE t --remove"), (true, "target: …")] {
+    for (full, mode, words) in [
+        (false, WriteMode::Append, "highwater refresh FILE t --remove`"),
+        (false, WriteMode::AppendDedup, "t --remove`; its history begins anew"),
+        (true, WriteMode::Append, "target: …"),
+    ] {
         let (mut bench, _) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+        bench.request.tables[0].write_mode = Some(mode);
         if full {
-            bench.full_refresh(WriteMode::Append);
+            bench.full_refresh(mode);
         }
         bench.run().await.unwrap();
         bench.tables[0] = retyped(&bench.tables[0]);
@@ -143,6 +148,25 @@ async fn stamps_that_stay_tell_stale_rows() {
     bench.run().await.unwrap();
     bench.request.targets[0].metadata_columns = MetadataColumns::None;
     assert_eq!(bench.run().await.unwrap().outcome(), Outcome::Complete);
+}
+
+/// Who plans a refresh that removes rows hears that the history goes too.
+#[tokio::test]
+async fn a_refresh_that_takes_the_history_says_so() {
+    for mode in [WriteMode::AppendDedup, WriteMode::Overwrite] {
+        for removes in [true, false] {
+            let (mut bench, memory) = Bench::new(vec![upsert(0..3), Step::Checkpoint]);
+            bench.request.tables[0].write_mode = Some(mode);
+            bench.run().await.unwrap();
+            let store: &dyn StateStore = memory.state_store().unwrap();
+            let request = LeaseRequest { owner: Owner::this_process(), take_over: false };
+            let fence = store.open("shop", &request).await.unwrap().fence.unwrap();
+            store.refresh(&fence, &name(), removes).await.unwrap();
+            store.release(&fence).await.unwrap();
+            let is_said = notes(&bench).await.iter().any(|note| note.contains("history goes"));
+            assert_eq!(is_said, removes && mode == WriteMode::AppendDedup, "{mode} {removes}");
+        }
+    }
 }
 
 /// A table that somebody else has filled is not replaced without a word.
