@@ -395,6 +395,7 @@ async fn spawn(launch: &Launch) -> Result<Child> {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    heed_signals(&mut command);
     // A file that was written a moment ago may still be open for writing in a child that some
     // other thread is just about to start.
     let mut busy = 0;
@@ -406,6 +407,24 @@ async fn spawn(launch: &Launch) -> Result<Child> {
             }
             result => return result.map_err(|e| spawn_error(launch, e)),
         }
+    }
+}
+
+/// Lets the process end by the signal that asks it to. A shell ignores SIGINT for what it runs in
+/// its background; a process inherits that, and Python, for one, then never takes it.
+#[allow(unsafe_code)]
+fn heed_signals(command: &mut Command) {
+    // SAFETY: between fork and exec only `signal` is called, which may be called there, and
+    // nothing else is touched.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGTERM] {
+                if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
     }
 }
 

@@ -141,6 +141,22 @@ fn a_plugin_without_a_test_fails_the_test_of_its_connection() {
 }
 
 #[test]
+fn a_plugin_ends_also_where_a_shell_keeps_sigint_from_it() {
+    if !has_sdk("a_plugin_ends_also_where_a_shell_keeps_sigint_from_it") {
+        return;
+    }
+    let mut session = session(&events(1..=1));
+    session.file("sync.yml", &(source("copy", "copy", "") + &sqlite("")));
+    // As for what a script starts with `&`.
+    let script = "trap '' INT; exec \"$0\" test-connection sync.yml";
+    let mut command = session.command("sh");
+    let output = command.args(["-c", script, env!("CARGO_BIN_EXE_highwater")]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("cannot test its connection"), "{stderr}");
+    assert!(!stderr.contains("did not end"), "{stderr}");
+}
+
+#[test]
 fn tables_of_a_plugin_are_described() {
     if !has_sdk("tables_of_a_plugin_are_described") {
         return;
