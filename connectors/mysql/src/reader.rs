@@ -14,6 +14,7 @@ pub(crate) struct Reader {
     type_name: String,
     values: Values,
     is_instant: bool,
+    is_date: bool,
     text: String,
 }
 
@@ -37,8 +38,9 @@ impl Reader {
             _ => Values::Parsed(TextBuilder::new(field)?),
         };
         let is_instant = matches!(logical, LogicalType::Timestamp { utc: true, .. });
+        let is_date = matches!(logical, LogicalType::Date | LogicalType::Timestamp { .. });
         let (column, type_name) = (field.name().clone(), type_name(field));
-        Ok(Self { column, type_name, values, is_instant, text: String::new() })
+        Ok(Self { column, type_name, values, is_instant, is_date, text: String::new() })
     }
 
     /// Appends a value; returns how many bytes it takes, roughly.
@@ -85,11 +87,18 @@ impl Reader {
         if fits {
             return Ok(bytes.len() + 8);
         }
-        Err(Error::data("A value does not fit the type of its column")
+        let what = match self.is_date {
+            true => "A date does not exist in the calendar, such as a zero date",
+            false => "A value does not fit the type of its column",
+        };
+        Err(Error::data(what)
             .context("table", table)
             .context("column", &self.column)
             .context("type", &self.type_name)
-            .hint(format!("read it as text: `columns: [{{name: {}, type: text}}]`", self.column)))
+            .hint(format!(
+                "columns: [{{name: {}, type: text}}]   # and the other columns to copy",
+                self.column
+            )))
     }
 
     /// The column so far; begins the next one.

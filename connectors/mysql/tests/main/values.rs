@@ -51,7 +51,12 @@ async fn a_date_that_is_none_is_refused_and_text_helps() {
     let mut reader = Reader::new(&name, "t", None).await;
     let error = reader.try_sync().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);
+    assert_eq!(error.context_value("table"), Some("t"));
     assert_eq!(error.context_value("column"), Some("d"));
+    assert!(error.message().contains("zero date"), "{}", error.message());
+    // A list of columns leaves out those that it does not name.
+    let hint = error.hint_text().unwrap();
+    assert_eq!(hint, "columns: [{name: d, type: text}]   # and the other columns to copy");
     assert!(!error.full_message().contains("0000-00-00"), "no value in an error");
     let table = reader.table();
     let mut source = (*table.source).clone();

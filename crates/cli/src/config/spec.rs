@@ -207,7 +207,9 @@ pub struct TableSettings {
     #[serde(default)]
     pub destination_sync_mode: Option<DestinationSyncMode>,
     /// The columns to copy, in this order; all by default. `{name: …, type: text}` copies the
-    /// source's own text of a value, whatever its type.
+    /// source's own text of a value, whatever its type. So are values copied that the type cannot
+    /// hold, and that fail the table else: MySQL's zero dates (`0000-00-00`), texts in a column of
+    /// numbers of SQLite.
     #[serde(default)]
     pub columns: Option<Vec<ColumnEntry>>,
     /// What happens to rows whose cursor field is NULL: `include` (the default) reads them in the
