@@ -31,7 +31,7 @@ use highwater_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Relation, RelationKind};
-use crate::horizon::{self, Probe, SavedVersions, Snapshot, TableNow, VersionRead};
+use crate::horizon::{self, Probe, SavedVersions, Snapshot, TableNow, VersionRead, durable};
 use crate::read::{self, Filter, VersionFields};
 use crate::session::Session;
 use crate::source::{self, CursorColumn, PostgresSource};
@@ -111,6 +111,14 @@ impl FirstLoad<'_> {
         let oids: Vec<u32> = partitions.iter().copied().chain([self.relation.oid]).collect();
         lock(&holder, &self.relation).await?;
         let files = storage::files(&holder, &oids).await?;
+        match self.source.session().await {
+            Ok(other) => {
+                durable::wait(&other, false).await?;
+                other.give_back();
+            }
+            // The server takes no more sessions.
+            Err(_) => durable::wait(&holder, true).await?,
+        }
         let (mut read, from) = match self.go_on(progress, &partitions, &files)? {
             GoesOn::At(read, page) => (read, page),
             GoesOn::Anew(read, why) => {

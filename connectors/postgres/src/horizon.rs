@@ -16,9 +16,14 @@
 //! version of this table which the last snapshot saw. A transaction becomes visible as a whole,
 //! so whatever else it made in this table was seen as well, and is not sent again.
 //!
+//! A position is saved only when the transactions that it calls finished are on the server's disk
+//! ([`durable::wait`]): a server that crashes gives the ids of others out again.
+//!
 //! Where the start of some transaction cannot be known (a standby, a role that may not see other
 //! sessions, a materialized view), and for cursors that no clock writes, there is no lower bound:
 //! the whole table is scanned, and still only what is new is sent.
+
+pub(crate) mod durable;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -442,6 +447,15 @@ impl VersionRead {
     pub(crate) fn absorb(&mut self, part: Self) {
         self.seen.extend(part.seen);
         self.greatest = self.greatest.max(part.greatest);
+    }
+
+    /// Whether the position calls transactions finished or delivered that the saved one does not:
+    /// these have to be on the server's disk before it is saved.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.saved.as_ref().is_none_or(|saved| {
+            saved.snapshot_xmin != self.snapshot.xmin
+                || saved.delivered != format_ranges(&self.seen)
+        })
     }
 
     /// From now on everything is new: what follows was not read before.

@@ -18,7 +18,7 @@ use crate::begin::{SNAPSHOT, begin, missing};
 use crate::catalog::{self, Relation, RelationKind, Selection, UserTypes, get};
 use crate::conninfo::Target;
 use crate::first_load::{self, FirstLoad, Pace};
-use crate::horizon::{self, Clock, Probe, SavedVersions, TableNow, VersionRead};
+use crate::horizon::{self, Clock, Probe, SavedVersions, TableNow, VersionRead, durable};
 use crate::key_digests::{PostgresKeys, Side};
 use crate::pool::Pool;
 use crate::read::{self, Filter, VersionFields};
@@ -138,7 +138,11 @@ impl PostgresSource {
             read::copy(&session, &statement, table, &wires, hidden, &mut filter, output).await?;
         crash::at(CrashPoint::ReadRows);
         if done == Completion::Complete {
-            end(session).await?;
+            session.run("end the read", "COMMIT").await?;
+            if matches!(&filter, Filter::Versions { read, .. } if read.has_moved()) {
+                durable::wait(&session, false).await?;
+            }
+            session.give_back();
             let position = position(filter, table)?;
             let key = CursorKey::Table(table.name().clone());
             output.checkpoint(Checkpoint::of(key, position)).await?;

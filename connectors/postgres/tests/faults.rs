@@ -162,3 +162,25 @@ async fn a_source_that_restarts_in_the_middle_is_read_again() {
         assert_eq!(read(&mut reader, async || ()).await.unwrap(), again, "{cursor:?}");
     }
 }
+
+/// Ids of transactions that were rolled back are not on the disk at once, and a server that crashes
+/// gives them out again.
+#[tokio::test]
+async fn a_source_that_crashes_after_a_sync_gives_no_id_twice() {
+    // Nothing but a commit writes the log to the disk for so long.
+    let options = Options { durable: true, ..Options::default() };
+    let cluster = Postgres::start(&options.setting("wal_writer_delay", "2s"));
+    let database = cluster.create_database();
+    fill(&database, 3);
+    let mut reader = Reader::new(database.url(), "big", Some("at")).await;
+    assert_eq!(read(&mut reader, async || ()).await.unwrap(), 3);
+    let each = |ids: std::ops::Range<i32>, statement: &str| {
+        ids.for_each(|id| database.execute(&statement.replace("$1", &id.to_string())));
+    };
+    each(100..160, "BEGIN; INSERT INTO big VALUES ($1); ROLLBACK");
+    assert_eq!(read(&mut reader, async || ()).await.unwrap(), 0);
+    cluster.stop_immediate();
+    cluster.restart();
+    each(200..300, "INSERT INTO big VALUES ($1)");
+    assert_eq!(read(&mut reader, async || ()).await.unwrap(), 100);
+}

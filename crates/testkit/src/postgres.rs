@@ -208,6 +208,8 @@ impl Postgres {
             ("fsync", on_off),
             ("synchronous_commit", on_off),
             ("full_page_writes", on_off),
+            // An incremental read waits for it.
+            ("wal_writer_delay", "10ms"),
             ("listen_addresses", "127.0.0.1"),
             ("unix_socket_directories", ""),
             ("max_connections", "200"),
