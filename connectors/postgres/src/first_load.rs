@@ -31,6 +31,7 @@ use highwater_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Relation, RelationKind};
+use crate::horizon::durable::Written;
 use crate::horizon::{self, Probe, SavedVersions, Snapshot, TableNow, VersionRead, durable};
 use crate::read::{self, Filter, VersionFields};
 use crate::session::Session;
@@ -92,6 +93,8 @@ pub(crate) struct FirstLoad<'a> {
     pub(crate) cursor: CursorColumn,
     pub(crate) probe: Probe,
     pub(crate) snapshot: Snapshot,
+    /// The server's log at the snapshot.
+    pub(crate) written: Written,
 }
 
 impl FirstLoad<'_> {
@@ -111,13 +114,15 @@ impl FirstLoad<'_> {
         let oids: Vec<u32> = partitions.iter().copied().chain([self.relation.oid]).collect();
         lock(&holder, &self.relation).await?;
         let files = storage::files(&holder, &oids).await?;
-        match self.source.session().await {
-            Ok(other) => {
-                durable::wait(&other, false).await?;
-                other.give_back();
+        if !durable::is_flushed(&holder, &self.written).await? {
+            match self.source.session().await {
+                Ok(other) => {
+                    durable::wait(&other, &self.written, false).await?;
+                    other.give_back();
+                }
+                // The server takes no more sessions.
+                Err(_) => durable::wait(&holder, &self.written, true).await?,
             }
-            // The server takes no more sessions.
-            Err(_) => durable::wait(&holder, true).await?,
         }
         let (mut read, from) = match self.go_on(progress, &partitions, &files)? {
             GoesOn::At(read, page) => (read, page),

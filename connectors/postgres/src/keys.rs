@@ -120,15 +120,15 @@ pub(crate) const FORGET: &str = "RELEASE SAVEPOINT key";
 /// Goes back to the savepoint, and ends it.
 pub(crate) const UNDO: &str = "ROLLBACK TO SAVEPOINT key; RELEASE SAVEPOINT key";
 
-/// A savepoint to come back to, and one process to build the index of a table that is not large:
-/// to start several and to put their parts together costs half as much again as it does.
+/// A savepoint to come back to, and two processes to build the index of a table that is not large: a
+/// tenth more work than one has, and a third less time. A third process makes it no sooner.
 ///
 /// # Errors
 /// As the server's.
 pub(crate) async fn prepare(session: &Session, table: &Table) -> Result<()> {
     let name = literal(&PostgresDialect.table(&table.name));
     let statements = format!(
-        "SELECT set_config('max_parallel_maintenance_workers', '0', true)
+        "SELECT set_config('max_parallel_maintenance_workers', '1', true)
          WHERE pg_catalog.pg_relation_size({name}) < 1073741824; SAVEPOINT key"
     );
     session.run("make a savepoint", &statements).await

@@ -91,17 +91,20 @@ impl PostgresSource {
         // Before the snapshot: see `horizon::probe`.
         let probe = horizon::probe(&session).await?;
         begin(&session, table.name()).await?;
-        // Both on the way at once, in this order.
-        let (snapshot, (relation, types)) = tokio::try_join!(
+        // All on the way at once, in this order.
+        let (snapshot, written, (relation, types)) = tokio::try_join!(
             biased;
             horizon::snapshot(&session),
+            durable::written(&session),
             describe(&session, table.name()),
         )?;
         let wires = read::wires(&table.source, &relation, &types)?;
         let cursor = CursorColumn::find(table, &relation, &types)?;
         if saved.is_none() && relation.has_row_versions {
             let key = CursorKey::Partition(table.name().clone(), FULL_REFRESH.to_owned());
-            let load = FirstLoad { source: self, table, relation, wires, cursor, probe, snapshot };
+            let source = self;
+            let load =
+                FirstLoad { source, table, relation, wires, cursor, probe, snapshot, written };
             return load.read(session, state.cursors.get(&key), output).await;
         }
         let (hidden, condition, mut filter) = if relation.has_row_versions {
@@ -140,7 +143,7 @@ impl PostgresSource {
         if done == Completion::Complete {
             session.run("end the read", "COMMIT").await?;
             if matches!(&filter, Filter::Versions { read, .. } if read.has_moved()) {
-                durable::wait(&session, false).await?;
+                durable::wait(&session, &written, false).await?;
             }
             session.give_back();
             let position = position(filter, table)?;
