@@ -145,8 +145,9 @@ fn not_there(path: &Path, by: NamedBy) -> Error {
         }
     };
     Error::config(what).context("path", path.display()).hint(format!(
-        "{}, the file or the folder that holds it; without it, installed libraries are looked for",
-        by.example()
+        "{}, the file or the folder that holds it; or leave it out and install the library: {}",
+        by.example(),
+        ways()
     ))
 }
 
@@ -208,13 +209,18 @@ fn candidates() -> Vec<PathBuf> {
 }
 
 fn missing() -> Error {
+    Error::config("DuckDB's library is not installed: it is loaded at run time")
+        .hint(format!("{}; anywhere else: `export {DUCKDB_LIB}=/path/of/{DUCKDB_FILE}`", ways()))
+}
+
+/// How to get the library to where it is found.
+fn ways() -> String {
     let system = if cfg!(target_os = "macos") { "darwin-arm64" } else { "linux-x64" };
-    Error::config("DuckDB's library is not installed: it is loaded at run time").hint(format!(
+    format!(
         "pip: `pip install dbc && dbc install duckdb`; npm: `npm install \
          @duckdb/node-bindings-{system}`; brew: `brew install duckdb`; Debian: unpack {DUCKDB_FILE} \
-         of DuckDB's release into /usr/local/lib; anywhere else: `export \
-         {DUCKDB_LIB}=/path/of/{DUCKDB_FILE}`"
-    ))
+         of DuckDB's release into /usr/local/lib"
+    )
 }
 
 #[cfg(test)]

@@ -329,7 +329,9 @@ fn unfit_error(unfit: Unfit, table: &Table, column: usize) -> Error {
     let (message, text_helps) = unfit.explain();
     let error = Error::data(message).context("table", &table.name).context("column", name);
     if text_helps {
-        error.hint(format!("columns: [{{name: {name}, type: text}}]   # and the other columns to copy"))
+        error.hint(format!(
+            "columns: [{{name: {name}, type: text}}]   # and the other columns to copy"
+        ))
     } else {
         error.hint("repair the value at the source, or leave the column out")
     }
