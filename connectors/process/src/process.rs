@@ -6,6 +6,7 @@
 //! found.
 
 use std::ffi::OsString;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use highwater_core::{Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tempfile::TempDir;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -386,6 +388,7 @@ async fn reader(from: impl tokio::io::AsyncRead + Unpin, book: Arc<LogBook>) {
 }
 
 async fn spawn(launch: &Launch) -> Result<Child> {
+    heed_signals();
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
@@ -395,7 +398,6 @@ async fn spawn(launch: &Launch) -> Result<Child> {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    heed_signals(&mut command);
     // A file that was written a moment ago may still be open for writing in a child that some
     // other thread is just about to start.
     let mut busy = 0;
@@ -410,21 +412,28 @@ async fn spawn(launch: &Launch) -> Result<Child> {
     }
 }
 
-/// Lets the process end by the signal that asks it to. A shell ignores SIGINT for what it runs in
-/// its background; a process inherits that, and Python, for one, then never takes it.
+/// Lets processes end by the signal that asks them to. A shell ignores SIGINT for what it runs in its
+/// background; a process inherits that, and Python, for one, then never takes it. What this process
+/// handles is back at its default in those that it starts; to handle it and do nothing is to ignore
+/// it. (To change it in the child would need its `execvp`, which runs anything as a shell script.)
+fn heed_signals() {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        if is_ignored(kind.as_raw_value())
+            && let Err(error) = signal(kind)
+        {
+            tracing::debug!(%error, "a signal cannot be handled");
+        }
+    }
+}
+
 #[allow(unsafe_code)]
-fn heed_signals(command: &mut Command) {
-    // SAFETY: between fork and exec only `signal` is called, which may be called there, and
-    // nothing else is touched.
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action `sigaction` only writes the present one into `now`, for which
+    // zeros are a valid value too.
     unsafe {
-        command.pre_exec(|| {
-            for signal in [libc::SIGINT, libc::SIGTERM] {
-                if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            Ok(())
-        });
+        libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr()) == 0
+            && now.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
 
