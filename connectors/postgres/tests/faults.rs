@@ -184,3 +184,24 @@ async fn a_source_that_crashes_after_a_sync_gives_no_id_twice() {
     each(200..300, "INSERT INTO big VALUES ($1)");
     assert_eq!(read(&mut reader, async || ()).await.unwrap(), 100);
 }
+
+/// What an open transaction or a query writes is brought to the disk with the end of a transaction,
+/// and on a quiet server there may be none for long.
+#[tokio::test]
+async fn a_sync_does_not_depend_on_others_that_end_a_transaction() {
+    // At this level the server writes nothing by itself.
+    let quiet = Options::default().setting("wal_level", "minimal").setting("max_wal_senders", 0);
+    let cluster = Postgres::start(&Options { durable: true, ..quiet });
+    let database = cluster.create_database();
+    fill(&database, 3);
+    let mut reader = Reader::new(database.url(), "big", Some("at")).await;
+    let open = Open::new(&database).await;
+    open.run("BEGIN; INSERT INTO big VALUES (4)").await;
+    assert_eq!(read(&mut reader, async || ()).await.unwrap(), 3);
+    // A sync that is not the first one waits in another place.
+    database.execute("INSERT INTO big VALUES (5)");
+    open.run("INSERT INTO big VALUES (6)").await;
+    assert_eq!(read(&mut reader, async || ()).await.unwrap(), 1);
+    open.run("COMMIT").await;
+    assert_eq!(read(&mut reader, async || ()).await.unwrap(), 2);
+}
