@@ -324,8 +324,8 @@ pub(crate) fn stored_field(field: &Field, format: Format) -> Field {
     }
 }
 
-/// The column that Parquet gets: intervals and columns of NULL are text there, seconds milliseconds, zeros before the
-/// point of a decimal are digits, and nested columns that hold such are JSON.
+/// The column that Parquet gets: intervals and columns of NULL are text there, seconds milliseconds,
+/// zeros before the point of a decimal are digits, and nested columns that hold such are JSON.
 fn parquet_field(field: &Field) -> Field {
     let changed = |data_type| Field::new(field.name(), data_type, field.is_nullable());
     match field.data_type() {

@@ -111,9 +111,7 @@ impl PostgresWriter {
 
     /// How rows of a table are written.
     fn table(&self, name: &TableName) -> Result<&TablePlan> {
-        self.written.tables.get(name).ok_or_else(|| {
-            Error::internal("Rows of a table that is not planned").context("table", name)
-        })
+        self.written.table(name)
     }
 
     /// How the tables of the partition are written.

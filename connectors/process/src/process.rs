@@ -27,8 +27,8 @@ use crate::Kind;
 use crate::guard::Guard;
 use crate::logs::{LogBook, follow};
 
-/// How long a process may take to end after it was asked to. CloudQuery's Python SDK itself gives calls
-/// that are open five seconds.
+/// How long a process may take to end after it was asked to. CloudQuery's Python SDK itself gives
+/// calls that are open five seconds.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long what a process printed last may take to arrive once it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);

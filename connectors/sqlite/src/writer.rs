@@ -167,18 +167,12 @@ impl Worker {
 
     /// How rows of a table are written.
     fn table(&self, name: &TableName) -> Result<TablePlan> {
-        self.written.tables.get(name).cloned().ok_or_else(|| {
-            Error::internal("A batch is of a table that is not planned").context("table", name)
-        })
+        self.written.table(name).cloned()
     }
 
     /// A table as planned, whatever it is written to.
     fn planned(&self, name: &TableName) -> Result<TablePlan> {
-        self.plan
-            .tables
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Error::internal("A table is not planned").context("table", name))
+        self.plan.table(name).cloned()
     }
 
     fn write(&mut self, batch: Batch) -> Result<()> {
@@ -428,10 +422,7 @@ impl Worker {
         }
         let location = self.location.clone();
         let connection = self.connection()?;
-        let target = |name: &TableName| match plan.tables.get(name) {
-            Some(table) => Ok(table.target.name.name.clone()),
-            None => Err(Error::internal("A table is not planned").context("table", name)),
-        };
+        let target = |name: &TableName| Ok(plan.table(name)?.target.name.name.clone());
         for (name, deleted) in removal::run(connection, &location, &removal, target)? {
             self.removed.entry(name).or_default().deleted += deleted;
         }

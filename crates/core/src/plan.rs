@@ -142,14 +142,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What will happen to a table of a partition.
+    /// What will happen to a table of a partition, or of a batch.
     ///
     /// # Errors
     /// `Internal` for a table that is not planned.
     pub fn table(&self, name: &TableName) -> Result<&TablePlan> {
-        self.tables.get(name).ok_or_else(|| {
-            Error::internal("A partition names a table that is not planned").context("table", name)
-        })
+        self.tables
+            .get(name)
+            .ok_or_else(|| Error::internal("A table is not planned").context("table", name))
     }
 }
 

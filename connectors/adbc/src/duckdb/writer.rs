@@ -150,12 +150,6 @@ fn written(plan: &Plan) -> Arc<Plan> {
     Arc::new(written)
 }
 
-fn planned(plan: &Plan, name: &TableName) -> Result<TablePlan> {
-    plan.tables.get(name).cloned().ok_or_else(|| {
-        Error::internal("A batch is of a table that is not planned").context("table", name)
-    })
-}
-
 impl Worker {
     /// The session, opened when it is needed.
     fn session(&mut self) -> Result<&mut Session> {
@@ -168,7 +162,8 @@ impl Worker {
     /// What waits of a table.
     fn load(&mut self, name: &TableName) -> Result<&mut Load> {
         if !self.tables.contains_key(name) {
-            let (table, planned) = (planned(&self.written, name)?, planned(&self.plan, name)?);
+            let (table, planned) =
+                (self.written.table(name)?.clone(), self.plan.table(name)?.clone());
             let load = Load::new(&table, Way::of(&table, &planned))?;
             self.tables.insert(name.clone(), load);
         }
@@ -181,7 +176,7 @@ impl Worker {
 
     fn add(&mut self, batch: &Batch) -> Result<()> {
         let name = &batch.table.name;
-        let table = planned(&self.written, name)?;
+        let table = self.written.table(name)?.clone();
         let way = self.load(name)?.way;
         if batch.op == Op::Delete && way == Way::Straight {
             return Err(Error::unsupported(format!(
@@ -252,8 +247,8 @@ impl Worker {
             if self.load(&name)?.prepared.is_some() {
                 continue;
             }
-            let (table, plan) = (planned(&self.written, &name)?, Arc::clone(&self.plan));
-            let (whole, made) = (planned(&plan, &name)?, self.begun.has(&plan, &name));
+            let (table, plan) = (self.written.table(&name)?.clone(), Arc::clone(&self.plan));
+            let (whole, made) = (plan.table(&name)?.clone(), self.begun.has(&plan, &name));
             let fence = self.fence.clone();
             let session = self.session()?;
             match whole.rebuild {
@@ -316,7 +311,7 @@ impl Worker {
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         for (name, load) in &mut self.tables {
-            load.flush(session, &planned(&written, name)?)?;
+            load.flush(session, written.table(name)?)?;
         }
         Ok(())
     }
@@ -354,7 +349,7 @@ impl Worker {
     /// Merges what is staged; rows that went straight into their table are counted, and folded
     /// where they have a key.
     fn apply(&mut self, name: &TableName) -> Result<Committed> {
-        let table = planned(&self.written, name)?;
+        let table = self.written.table(name)?.clone();
         let load = self.load(name)?;
         let (upserts, deletes) = (load.upserts, load.deletes);
         let (way, staging, last_row) = (load.way, load.staging.clone(), load.last_row);
@@ -440,7 +435,7 @@ impl Worker {
                 self.settle(name)?;
             }
         }
-        let target = |name: &TableName| Ok(planned(&plan, name)?.target.name.clone());
+        let target = |name: &TableName| Ok(plan.table(name)?.target.name.clone());
         for (name, deleted) in removal::run(self.session()?, &removal, target)? {
             self.removed.entry(name).or_default().deleted += deleted;
         }
@@ -465,7 +460,7 @@ impl Worker {
         let (fence, id) = (self.fence.clone(), self.id.clone());
         let mut records = Vec::new();
         for name in names {
-            let table = planned(&self.plan, name)?;
+            let table = self.plan.table(name)?.clone();
             let load = self.load(name)?;
             let rows_total = load.upserts + load.deletes + load.settled_rows;
             let columns = table.target.column_names().map(str::to_owned).collect();
